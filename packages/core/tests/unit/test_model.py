@@ -179,15 +179,32 @@ def test_a_defect_is_found_and_told_in_a_few_steps(
 
 
 def test_a_difference_prints_as_python_that_repeats_it() -> None:
-    difference = Difference([Step("mkdir", ("a", 0o755)), Step("listdir", ("",))], ["a"], [], 5)
-    assert "subject.mkdir('a', 493)\nsubject.listdir('')" in str(difference)
-    assert "wanted: ['a']" in str(difference)
+    comparison = Comparison(Plan())
+    comparison.check(Step("mkdir", ("a", 0o755)), None)
+    with pytest.raises(Difference) as caught:
+        comparison.check(Step("listdir", ("",)), [])
+    assert "subject.mkdir('a', 493)\nsubject.listdir('')" in str(caught.value)
+    assert "wanted: ['a']" in str(caught.value)
 
 
 def test_a_long_difference_is_told_by_where_it_begins() -> None:
-    told = str(Difference([Step("read", ("a",))], pattern(1, 5000), pattern(1, 4000) + b"?" * 1000))
-    assert "5000 and 5000 bytes, the first that differs at 4000" in told
-    assert len(told) < 1000
+    comparison, model = Comparison(Plan()), Model()
+    for step in (Step("open", (0, "a", os.O_RDWR | os.O_CREAT, 0o644)), Step("write", (0, 1, 5000))):
+        comparison.check(step, answer(model, step))
+    with pytest.raises(Difference) as caught:
+        comparison.check(Step("read", ("a",)), pattern(1, 4000) + b"?" * 1000)
+    assert "5000 and 5000 bytes, the first that differs at 4000" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_of_a_whole_tree_only_what_differs_is_told() -> None:
+    comparison, model = Comparison(Plan()), Model()
+    for step in (Step("mkdir", ("a", 0o755)), Step("mkdir", ("b", 0o755))):
+        comparison.check(step, answer(model, step))
+    model.chmod("b", 0o700)
+    with pytest.raises(Difference) as caught:
+        comparison.check(Step("tree", ()), model.tree())
+    assert [line for line in caught.value.told if line.endswith(":")] == ["b:"]
 
 
 async def test_a_subject_of_coroutines_is_compared_alike(below: Callable[[type[OsSubject]], Fresh]) -> None:

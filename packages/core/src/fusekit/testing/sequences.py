@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import inspect
+import itertools
 import os
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 SubjectFactory = Callable[[], AbstractContextManager[Subject]]
 
-REPLAYS_MAX: Final = 400  # while a failing sequence is cut down; each starts from an empty filesystem
+REPLAYS_MAX: Final = 400  # of the first pass over a failing sequence; each starts from an empty filesystem
+PAIRS_MAX: Final = 20  # steps, above which trying all pairs would take longer than looking at them
 
 # How often each call is drawn. Opening and writing come most often, because open files make most of the states.
 WEIGHTS: Final[Mapping[str, int]] = {
@@ -221,28 +223,14 @@ def strategy(plan: Plan | None = None, max_size: int = 50) -> SearchStrategy[lis
 class Difference(AssertionError):
     """The subject answered otherwise than the model. ``steps`` lead there, ``seed`` drew them."""
 
-    def __init__(self, steps: Sequence[Step], wanted: object, got: object, seed: int | None = None) -> None:
-        self.steps, self.wanted, self.got, self.seed = list(steps), wanted, got, seed
-        super().__init__(steps, wanted, got, seed)
+    def __init__(self, steps: Sequence[Step], told: Sequence[str], seed: int | None = None) -> None:
+        self.steps, self.told, self.seed = list(steps), list(told), seed
+        super().__init__(steps, told, seed)
 
     def __str__(self) -> str:
         source = "" if self.seed is None else f" of seed {self.seed}"
         lines = [f"after {len(self.steps)} steps{source} the answers differ:", *map(str, self.steps)]
-        return "\n".join([*lines, *_told(self.wanted, self.got)])
-
-
-def _told(wanted: object, got: object) -> Iterator[str]:
-    if isinstance(wanted, dict) and isinstance(got, dict):
-        for key in sorted(set(wanted) | set(got)):
-            if wanted.get(key) != got.get(key):
-                yield f"{key}:"
-                yield from _told(wanted.get(key), got.get(key))
-    else:
-        yield f"  wanted: {_short(wanted)}"
-        yield f"  got:    {_short(got)}"
-        if isinstance(wanted, bytes) and isinstance(got, bytes):
-            where = next((i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), None)
-            yield f"  {len(wanted)} and {len(got)} bytes, the first that differs at {where}"
+        return "\n".join([*lines, *self.told])
 
 
 def _short(value: object) -> str:
@@ -286,8 +274,24 @@ class Comparison:
         wanted = answer(self._model, step)
         self._done.append(step)
         if not self._alike(wanted, got):
-            raise Difference(self._done, wanted, got)
+            raise Difference(self._done, list(self._told(wanted, got)))
         return not (isinstance(wanted, str) and wanted in errno.errorcode.values())
+
+    def _told(self, wanted: object, got: object) -> Iterator[str]:
+        """Give the lines that tell what differs, of whole trees only the names that do."""
+        if isinstance(wanted, dict) and isinstance(got, dict):
+            for key in sorted(set(wanted) | set(got)):
+                if not self._alike(wanted.get(key), got.get(key)):
+                    yield f"{key}:"
+                    yield from self._told(wanted.get(key), got.get(key))
+            return
+        yield f"  wanted: {_short(wanted)}"
+        yield f"  got:    {_short(got)}"
+        if isinstance(wanted, Node) and isinstance(got, Node):
+            wanted, got = wanted.content, got.content
+        if isinstance(wanted, bytes) and isinstance(got, bytes) and wanted != got:
+            where = next((at for at, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), "the end")
+            yield f"  {len(wanted)} and {len(got)} bytes, the first that differs at {where}"
 
     def _alike(self, wanted: object, got: object) -> bool:
         if isinstance(wanted, Facts) and isinstance(got, Facts):
@@ -330,50 +334,84 @@ async def run_async(
 
 
 def minimised(given: Sequence[Step], fails: Callable[[Sequence[Step]], bool]) -> list[Step]:
-    """Return as few of the steps as still fail, by leaving out halves, quarters and so on down to single ones."""
-    search = _Search(list(given))
-    while (candidate := search.candidate()) is not None:
-        search.tell(fails(candidate))
-    return search.kept
+    """Return as few of the steps as still fail: without halves, quarters, single ones, and pairs of what is left."""
+    search, told = _search(given), None
+    while True:
+        try:
+            candidate = search.send(told)
+        except StopIteration as end:
+            found: list[Step] = end.value
+            return found
+        told = fails(candidate)
 
 
 async def minimised_async(given: Sequence[Step], fails: Callable[[Sequence[Step]], Awaitable[bool]]) -> list[Step]:
     """Do as `minimised` where a replay is a coroutine."""
-    search = _Search(list(given))
-    while (candidate := search.candidate()) is not None:
-        search.tell(await fails(candidate))
-    return search.kept
+    search, told = _search(given), None
+    while True:
+        try:
+            candidate = search.send(told)
+        except StopIteration as end:
+            found: list[Step] = end.value
+            return found
+        told = await fails(candidate)
 
 
-@attrs.define
-class _Search:
-    """Delta debugging as a conversation: a candidate is given, and whether it fails is told."""
+_Replays = Generator[list[Step], bool | None, list[Step]]  # gives candidates, takes whether they fail
 
-    kept: list[Step]
-    _start: int = 0
-    _size: int = attrs.field(init=False)
-    _replays: int = 0
-    _shrunk: bool = False
 
-    def __attrs_post_init__(self) -> None:
-        self._size = max(1, len(self.kept) // 2)
+def _search(given: Sequence[Step]) -> _Replays:
+    kept = yield from _fewer(list(given))
+    while True:
+        simpler = yield from _simpler(kept)
+        if simpler == kept:
+            return kept
+        kept = yield from _fewer(simpler)
 
-    def candidate(self) -> list[Step] | None:
-        if self._start >= len(self.kept):
-            if self._size == 1 and not self._shrunk:
-                return None
-            self._start, self._size, self._shrunk = 0, max(1, self._size // 2), False
-        if self._replays >= REPLAYS_MAX or len(self.kept) <= 1:
-            return None
-        self._replays += 1
-        return self.kept[: self._start] + self.kept[self._start + self._size :]
 
-    def tell(self, fails: bool) -> None:
-        if fails:
-            self.kept = self.kept[: self._start] + self.kept[self._start + self._size :]
-            self._shrunk = True
-        else:
-            self._start += self._size
+def _fewer(kept: list[Step]) -> _Replays:
+    """Leave out ever smaller pieces, at last any two that may only be needed for each other, as a move and its undoing."""
+    size, replays = max(1, len(kept) // 2), 0
+    while True:
+        shrunk, start = False, 0
+        while start < len(kept) and replays < REPLAYS_MAX:
+            candidate = kept[:start] + kept[start + size :]
+            replays += 1
+            if (yield candidate):
+                kept, shrunk = candidate, True
+            else:
+                start += size
+        if size > 1:
+            size //= 2
+        elif not shrunk:
+            break
+    if len(kept) <= PAIRS_MAX:
+        for one, other in itertools.combinations(range(len(kept)), 2):
+            candidate = [step for number, step in enumerate(kept) if number not in {one, other}]
+            if (yield candidate):
+                return (yield from _fewer(candidate))
+    return kept
+
+
+def _simpler(kept: list[Step]) -> _Replays:
+    """Put a name at the root in the place of each path that is longer, so that what made its directories can go."""
+    names = ["x", "y", *sorted({word for step in kept for word in _words(step) if "/" not in word})]
+    for number in range(len(kept)):
+        for path in [word for word in _words(kept[number]) if "/" in word]:
+            for name in names:
+                changed = attrs.evolve(
+                    kept[number],
+                    arguments=tuple(name if argument == path else argument for argument in kept[number].arguments),
+                )
+                candidate = [*kept[:number], changed, *kept[number + 1 :]]
+                if (yield candidate):
+                    kept = candidate
+                    break
+    return kept
+
+
+def _words(step: Step) -> list[str]:
+    return [argument for argument in step.arguments if isinstance(argument, str)]
 
 
 def check(
@@ -406,4 +444,4 @@ def check(
     taken = [step for step in first.steps if step.call != "tree"]
     least = minimised(taken, lambda candidate: fails(candidate) is not None)
     final = fails(least) or first  # one that comes and goes is told as it was seen first
-    raise Difference(final.steps, final.wanted, final.got, seed)
+    raise Difference(final.steps, final.told, seed)

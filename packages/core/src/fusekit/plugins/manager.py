@@ -118,9 +118,14 @@ def find(name: str) -> Plugin:
     """Import the one module that the entry point ``name`` names.
 
     Raises:
-        PluginError: nothing of that name is installed, or it does not import.
+        PluginError: nothing of that name is installed, or more than one, or it does not import.
     """
-    for point in metadata.entry_points(group=GROUP, name=name):
+    installed_for = metadata.entry_points(group=GROUP, name=name)
+    points = {(point.dist.name if point.dist else "?", point.value): point for point in installed_for}
+    if len(points) > 1:
+        owners = ", ".join(sorted(f"{owner} ({module})" for owner, module in points))
+        raise PluginError(f"several plugins are installed for {name!r}, keep one of them: {owners}")
+    for point in points.values():
         plugin = _load(point)
         if plugin.error is not None:
             raise PluginError(plugin.error)
@@ -182,8 +187,10 @@ def _load(point: metadata.EntryPoint) -> Plugin:
         )
         for cls in (*plugin.backends, *plugin.layers, *plugin.emulators):
             _verify_class(cls)
-    except Exception as error:  # noqa: BLE001 - other people's import; their failure is shown, not spread
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        _verify_distinct(plugin)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - other people's import; their failure is shown, not spread
+        words = " ".join(str(error).split())
+        reason = f"{type(error).__name__}: {words}" if words else type(error).__name__
         return attrs.evolve(plugin, error=f"the plugin {point.name!r} ({point.value}) cannot be used: {reason}")
     return plugin
 
@@ -193,6 +200,15 @@ def _verify_class(cls: type[Any]) -> None:
         raise PluginError(f"{cls.__qualname__} has no `scheme` (a layer: no `name`)")
     if not attrs.has(getattr(cls, "options", type(None))):
         raise PluginError(f"{cls.__qualname__}.options is no attrs class")
+
+
+def _verify_distinct(plugin: Plugin) -> None:
+    for group, key in ((plugin.backends, "scheme"), (plugin.layers, "name"), (plugin.emulators, "scheme")):
+        seen: dict[str, type[Any]] = {}
+        for cls in group:
+            other = seen.setdefault(getattr(cls, key), cls)
+            if other is not cls:
+                raise PluginError(f"{other.__qualname__} and {cls.__qualname__} both are {key} {getattr(cls, key)!r}")
 
 
 def _manager(spec: type, plugins: Sequence[object]) -> pluggy.PluginManager:

@@ -30,6 +30,7 @@ from fusekit.api import (
     Invalid,
     Kind,
     Mount,
+    NotFound,
     NotSupported,
     Page,
     Rename,
@@ -175,6 +176,8 @@ class LocalBackend:
         return await self._ask(partial(self._stat, directory, name))
 
     def _stat(self, directory: Entry, name: str) -> Entry:
+        if is_hidden(names.encode(name)):
+            raise NotFound(f"{name!r} is an unfinished file")
         with self._directory(directory) as opened:
             return self._disk.entry(name, opened, checked_name(name))
 

@@ -42,7 +42,7 @@ def covers(*hooks: str, using: tuple[str, ...] = ()) -> Callable[[_Test], _Test]
         async def run(self: Suite, place: Place, **given: object) -> None:
             missing = [h for h in (*hooks, *using) if h not in DEFAULTED and not place.capabilities.has(h)]
             if missing:
-                self.skip(f"absent here: {', '.join(missing)}")
+                self.skip(f"absent here: {missing[0]}")
             await test(self, place, **given)
 
         run.__fusekit_covers__ = hooks  # type: ignore[attr-defined]  # read by `covered`

@@ -31,6 +31,7 @@ from fusekit.backends.local_disk import (
 )
 
 COPY_BYTES: Final = 16 << 20
+TICK_NS: Final = 10_000_000  # the kernel's clock for files moves at least this often
 _LACKING: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})  # renameat2 flags that a filesystem has not
 
 
@@ -161,7 +162,10 @@ class Staged:
             copy_xattrs(old, self._file)
         finally:
             os.close(old)
-        return attributes.over(Attributes(mode=stat.S_IMODE(facts.st_mode), uid=facts.st_uid, gid=facts.st_gid))
+        inherited = attrs.evolve(
+            _later(self._file, facts), mode=stat.S_IMODE(facts.st_mode), uid=facts.st_uid, gid=facts.st_gid
+        )
+        return attributes.over(inherited)
 
     def _rename(self) -> None:
         hidden, directory, name = self._hidden, self._directory, self._name
@@ -182,11 +186,7 @@ class Staged:
                 os.posix_fallocate(target, 0, size)  # a full disk is found before anything is overwritten
             copy_bytes(self._file, target, size)
             os.truncate(target, size)
-            now = os.stat(target)
-            if attributes.mtime_ns is None and (now.st_mtime_ns, now.st_size) == (facts.st_mtime_ns, facts.st_size):
-                # Written twice within a tick of the clock: the version must differ all the same.
-                attributes = attributes.over(Attributes(mtime_ns=now.st_mtime_ns + 1))
-            apply(target, attributes)
+            apply(target, attributes.over(_later(target, facts)))
             if fsync:
                 os.fsync(target)
         finally:
@@ -211,6 +211,17 @@ class Staged:
             if descriptor >= 0:
                 os.close(descriptor)
         self._file = self._directory = -1
+
+
+def _later(written: int, before: os.stat_result) -> Attributes:
+    """Return the time to set where a file was written twice within a tick of the clock: the versions must differ.
+
+    By a nanosecond at each write, so that a time which somebody set far into the future stays out of this.
+    """
+    now_ns = os.stat(written).st_mtime_ns
+    if now_ns <= before.st_mtime_ns < now_ns + TICK_NS:
+        return Attributes(mtime_ns=before.st_mtime_ns + 1)
+    return Attributes()
 
 
 def copy_bytes(source: int, target: int, size: int) -> None:

@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -142,6 +143,8 @@ async def test_an_inode_number_that_comes_again_is_another_object(place: Place, 
         entry = await looked_up(place.hooks, place.directory, "file")
         inode = os.stat(tmp_path / "file").st_ino
         assert entry.id is not None
+        if entry.id == f"{inode:x}":
+            pytest.skip("this filesystem does not tell the generation of an inode")
         assert entry.id not in seen.values(), f"file {number} looks like one that is gone"
         seen[inode] = entry.id
         os.unlink(tmp_path / "file")
@@ -170,6 +173,24 @@ async def test_identities_survive_a_remount(tmp_path: Path) -> None:
     async with local(tmp_path) as place:
         after = await looked_up(place.hooks, place.directory, "file")
     assert (after.id, after.version) == (before.id, before.version)
+
+
+async def test_files_written_within_a_tick_of_the_clock_have_times_in_order(place: Place, tmp_path: Path) -> None:
+    entry = await written(place.hooks, place.directory, "file", b"x")
+    for _ in range(5):
+        soon = time.time_ns() + 5_000_000
+        os.utime(tmp_path / "file", ns=(soon, soon))
+        entry = await looked_up(place.hooks, place.directory, "file")
+        entry = await written(place.hooks, place.directory, "file", b"y", replacing=entry)
+        assert (entry.mtime_ns or 0) > soon
+
+
+async def test_a_time_in_the_future_does_not_stay_with_new_content(place: Place, tmp_path: Path) -> None:
+    await written(place.hooks, place.directory, "file", b"x")
+    os.utime(tmp_path / "file", ns=(4 * 10**18, 4 * 10**18))
+    entry = await looked_up(place.hooks, place.directory, "file")
+    entry = await written(place.hooks, place.directory, "file", b"y", replacing=entry)
+    assert (entry.mtime_ns or 0) < 4 * 10**18
 
 
 # --- whole or not at all

@@ -68,8 +68,18 @@ class Declared:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the spellings that are accepted, without the ``_file`` of secrets."""
+        """Return the spellings of the option itself: without and with the unit."""
         return (self.name,) if self.name == self.field else (self.name, self.field)
+
+    @property
+    def boolean(self) -> bool:
+        """Return whether the name alone switches it on."""
+        return self.kind == "yes or no"
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Return all that may be written for it: its names, and for a secret the file that holds it."""
+        return (*self.names, f"{self.name}_file") if self.secret else self.names
 
 
 @attrs.frozen
@@ -274,8 +284,7 @@ def _normal(given: Mapping[str, T]) -> dict[str, T]:
 
 
 def _refuse_unknown(given: Iterable[str], options: Sequence[Declared], scheme: str) -> None:
-    known = {name for one in options for name in one.names if one.field != PATH_FIELD}
-    known |= {f"{one.name}_file" for one in options if one.secret}
+    known = {name for one in options for name in one.spellings if one.field != PATH_FIELD}
     for name in given:
         if name not in known:
             who = scheme or "fusekit"

@@ -84,7 +84,8 @@ class Control:
             elif do == "info":
                 answer = {"ok": True, "result": await self.info()}
             elif do == "unmount":
-                answer = {"ok": True, "result": await self._end(stream)}
+                await self._end(stream)
+                return
             else:
                 answer = {"ok": False, "error": 'a request is one line such as {"do": "status"}'}
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -93,10 +94,9 @@ class Control:
             logger.exception("the control socket cannot answer %r", do)
             answer = {"ok": False, "error": f"{type(error).__name__}: {error}"}
         await _send(stream, answer)
-        if do == "unmount":
-            self._answered.set()
 
-    async def _end(self, stream: trio.SocketStream) -> dict[str, Any]:
+    async def _end(self, stream: trio.SocketStream) -> None:
+        """Ask for the end and report until it came; `finish` waits for the last line of this."""
         self.stop()
         self._waiting += 1
         try:
@@ -105,9 +105,10 @@ class Control:
                     await self._ended.wait()
                     break
                 await _send(stream, {"progress": self.status()})
+            await _send(stream, {"ok": True, "result": self._result})
         finally:
             self._waiting -= 1
-        return self._result
+            self._answered.set()
 
 
 def _listen(directory: Path, mountpoint: Path) -> tuple[trio.SocketListener, Path]:

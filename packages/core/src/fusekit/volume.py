@@ -10,34 +10,35 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import trio
 
 from fusekit import __version__
 from fusekit.cache.blocks import Blocks
-from fusekit.config import Source
+from fusekit.config import LayerChoice, Source
 from fusekit.disk import Disk
-from fusekit.errors import ConfigError, FusekitError, MountError, PluginError
+from fusekit.errors import FusekitError, MountError, PluginError
 from fusekit.journal.journal import Journal, State
 from fusekit.metrics import Metrics
 from fusekit.plugins import manager
+from fusekit.plugins.sources import resolve
 from fusekit.plugins.specs import OPERATIONS, Hooks
 from fusekit.settings import Settings
 from fusekit.transfer.calls import Calls
 from fusekit.transfer.client import Client
 from fusekit.types import Auth, Caller, Entry, Explain, Http, Mount
 from fusekit.vfs.filesystem import Filesystem
-from fusekit.vfs.inodes import ROOT
 from fusekit.vfs.paths import Paths
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Invalidate = Callable[[int, str | None], None]
 
 
@@ -127,9 +128,9 @@ class VolumeMount:
         tree = self.volume.filesystem.tree
         views = tree.metadata.views() if principal is None else [tree.metadata.view(principal)]
         for view in views:
-            for ino, fact in list(view.facts.items()):
+            for ino in list(view.facts):
                 node = tree.inodes.get(ino)
-                if node is None or (tree.address(node, view) if not fact.entry.ref else fact.entry.ref) != ref:
+                if node is None or tree.address(node, view) != ref:
                     continue
                 touched = [ino]
                 if name is not None and (record := view.directories.get(ino)) is not None:
@@ -141,8 +142,7 @@ class VolumeMount:
 
     def open(self, source: str, mount: Mount) -> Hooks:
         """Return the hooks of another source as part of this mount."""
-        parsed = Source.parse(source)
-        stack = _stack(parsed, self._settings, mount, layers=False)
+        stack = _stack(resolve(source).source, self._settings, mount)
         self.opened.append(stack)
         return stack.hooks
 
@@ -166,7 +166,7 @@ async def open_volume(source: Source, settings: Settings, *, private: bool = Fal
     mount = VolumeMount(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(mount.aclose)
-        built = _stack(source, settings, mount, layers=True)
+        built = _stack(source, settings, mount)
         volume = Volume(source, settings, identity, mount)
         volume.hooks = built.hooks
         cache_dir, state_dir = settings.cache_dir / identity, settings.state_dir / identity
@@ -197,17 +197,16 @@ async def open_volume(source: Source, settings: Settings, *, private: bool = Fal
                 await volume.filesystem.drain()
 
 
-def _stack(source: Source, settings: Settings, mount: Mount, *, layers: bool) -> manager.Stack:
-    """Make the backend of ``source``, with the layers of the settings on top where they belong."""
-    backend = _made(lambda: manager.backend_class(source.scheme)(source.options, mount), f"the backend {source.scheme!r}")
-    if not layers:
-        return manager.stack(backend)
+def _stack(source: Source, settings: Settings, mount: Mount) -> manager.Stack:
+    """Make the backend of ``source`` and put its layers on."""
+    cls = manager.backend_class(source.scheme)
+    backend = _made(lambda: cls(source.options, mount), f"the backend {source.scheme!r}")
 
-    def factory(name: str) -> Callable[[Hooks], object]:
-        cls = manager.layer_class(name)
-        return lambda inner: _made(lambda: cls(source.layers[name], mount, inner), f"the layer {name!r}")
+    def factory(layer: LayerChoice) -> Callable[[Hooks], object]:
+        above = manager.layer_class(layer.name)
+        return lambda inner: _made(lambda: above(layer.options, mount, inner), f"the layer {layer.name!r}")
 
-    return manager.stack(backend, [factory(name) for name in settings.layers])
+    return manager.stack(backend, [factory(layer) for layer in source.layers])
 
 
 def _made(make: Callable[[], object], what: str) -> object:
@@ -220,9 +219,9 @@ def _made(make: Callable[[], object], what: str) -> object:
         raise PluginError(f"{what} cannot be made: {type(error).__name__}: {error}") from error
 
 
-async def _opened[T](opening: Any, directory: Path) -> T:
+async def _opened(opening: Awaitable[T], directory: Path) -> T:
     try:
-        return await opening  # type: ignore[no-any-return]
+        return await opening
     except OSError as error:
         raise MountError(f"{directory}: {error.strerror}; choose another with --cache-dir or --state-dir") from error
 
@@ -233,6 +232,3 @@ async def _report_left(volume: Volume) -> None:
     for row in rows:
         what = "was not closed" if row.state is State.OPEN else "was not sent"
         logger.warning("%s %s when the last mount ended; its bytes are kept in %s", row.path, what, row.staging)
-
-
-__all__ = ["ROOT", "ConfigError", "Volume", "open_volume"]

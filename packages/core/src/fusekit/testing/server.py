@@ -44,6 +44,10 @@ class BadRequest(Exception):
     """The head of a request cannot be understood."""
 
 
+class BodyTooLong(BadRequest):
+    """A request's body is longer than its reader takes."""
+
+
 class Body:
     """The body of a request, read in blocks. ``received`` counts its bytes; ``cut_at`` raises `Cut` at that count."""
 
@@ -103,13 +107,13 @@ class Body:
         """Return all of the body.
 
         Raises:
-            BadRequest: it is longer than ``bytes_max``.
+            BodyTooLong: it is longer than ``bytes_max``.
         """
         whole = bytearray()
         for block in self.blocks():
             whole += block
             if len(whole) > bytes_max:
-                raise BadRequest("the body is too long")
+                raise BodyTooLong("the body is too long")
         return bytes(whole)
 
     def drain(self) -> None:

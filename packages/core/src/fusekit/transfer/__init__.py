@@ -1,4 +1,1 @@
-"""The transfer layer: HTTP for backends, its limits, and one table from statuses to errors.
-
-Above it are journal and cache, which decide what to fetch and send; below it only plugins and the base modules.
-"""
+"""The transfer layer: HTTP, and the deadlines and retries around every hook call."""

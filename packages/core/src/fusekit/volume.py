@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import trio
@@ -31,10 +31,12 @@ from fusekit.plugins.sources import resolve
 from fusekit.plugins.specs import OPERATIONS, Hooks
 from fusekit.settings import Settings
 from fusekit.transfer.calls import Calls
-from fusekit.transfer.client import Client
 from fusekit.types import Auth, Caller, Entry, Explain, Http, Mount
 from fusekit.vfs.filesystem import Filesystem
 from fusekit.vfs.paths import Paths
+
+if TYPE_CHECKING:
+    from fusekit.transfer.client import Client
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +112,8 @@ class VolumeMount:
         self.principal = ""
 
     def http(self, base_url: str, auth: Auth | None = None, explain: Explain | None = None) -> Http:
+        from fusekit.transfer.client import Client  # half of the start-up time of a mount that speaks no HTTP
+
         client = Client(
             base_url,
             auth,

@@ -11,8 +11,8 @@ import errno
 import functools
 import logging
 import stat
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Concatenate, NoReturn, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
 
@@ -32,8 +32,8 @@ R_OK, W_OK, X_OK = 4, 2, 1
 
 
 def _answers(
-    handler: Callable[Concatenate[Adapter, P], Awaitable[T]],
-) -> Callable[Concatenate[Adapter, P], Awaitable[T]]:
+    handler: Callable[Concatenate[Adapter, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Adapter, P], Coroutine[Any, Any, T]]:
     """Let nothing but a number leave ``handler``."""
 
     @functools.wraps(handler)
@@ -164,9 +164,7 @@ class Adapter(pyfuse3.Operations):
         mode: pyfuse3.ModeT,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        return entry_attributes(
-            await self._fs.mkdir(parent_inode, names.decode(name), mode, await self._caller(ctx))
-        )
+        return entry_attributes(await self._fs.mkdir(parent_inode, names.decode(name), mode, await self._caller(ctx)))
 
     @_answers
     async def mknod(
@@ -204,9 +202,7 @@ class Adapter(pyfuse3.Operations):
         return entry_attributes(await self._fs.link(inode, new_parent_inode, names.decode(new_name), caller))
 
     @_answers
-    async def unlink(
-        self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
-    ) -> None:
+    async def unlink(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
         await self._fs.unlink(parent_inode, names.decode(name), await self._caller(ctx))
 
     @_answers
@@ -235,9 +231,7 @@ class Adapter(pyfuse3.Operations):
     # ---- files -------------------------------------------------------------------------------------------------
 
     @_answers
-    async def open(
-        self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.FileInfo:
+    async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         return _file_info(await self._fs.open(inode, flags, await self._caller(ctx)))
 
     @_answers
@@ -283,15 +277,11 @@ class Adapter(pyfuse3.Operations):
     # ---- extended attributes -----------------------------------------------------------------------------------
 
     @_answers
-    async def getxattr(
-        self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext
-    ) -> bytes:
+    async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         return await self._fs.getxattr(inode, names.decode(name), await self._caller(ctx))
 
     @_answers
-    async def listxattr(
-        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
-    ) -> Sequence[pyfuse3.XAttrNameT]:
+    async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
         found = await self._fs.listxattr(inode, await self._caller(ctx))
         return [pyfuse3.XAttrNameT(names.encode(name)) for name in found]
 
@@ -306,9 +296,7 @@ class Adapter(pyfuse3.Operations):
         await self._fs.setxattr(inode, names.decode(name), value, await self._caller(ctx))
 
     @_answers
-    async def removexattr(
-        self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext
-    ) -> None:
+    async def removexattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> None:
         await self._fs.setxattr(inode, names.decode(name), None, await self._caller(ctx))
 
     def stacktrace(self) -> None:

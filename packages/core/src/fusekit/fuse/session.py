@@ -51,7 +51,9 @@ async def serve(
     try:
         pyfuse3.init(Adapter(filesystem), str(mountpoint), wanted)
     except RuntimeError as error:
-        raise MountError(f"cannot mount on {mountpoint}: the kernel or fusermount3 refused; see `fusekit doctor`") from error
+        raise MountError(
+            f"cannot mount on {mountpoint}: the kernel or fusermount3 refused; see `fusekit doctor`"
+        ) from error
     unmounted = False
     try:
         with Notifier() as notifier:

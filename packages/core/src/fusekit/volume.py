@@ -47,7 +47,7 @@ Invalidate = Callable[[int, str | None], None]
 class Volume:
     """One source, open. ``identity`` names it on this machine, so that cache, journal and numbers are found again."""
 
-    def __init__(self, source: Source, settings: Settings, identity: str, mount: VolumeMount) -> None:
+    def __init__(self, source: str, settings: Settings, identity: str, mount: VolumeMount) -> None:
         self.source = source
         self.settings = settings
         self.identity = identity
@@ -69,7 +69,7 @@ class Volume:
         """Return what `fusekit status` shows, as plain values."""
         rows = await self.journal.rows()
         return {
-            "source": str(self.source),
+            "source": self.source,
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": round(time.time() - self.began, 1),
@@ -92,7 +92,7 @@ class Volume:
         capabilities = self.hooks.fusekit_capabilities(directory=fact.entry if fact else Entry.directory(""))
         values = attrs.asdict(capabilities, filter=lambda field, _: field.name not in {"hooks", "fold", "rename"})
         return {
-            "source": str(self.source),
+            "source": self.source,
             "hooks": sorted(hook for hook in OPERATIONS if capabilities.has(hook)),
             "capabilities": {**values, "rename": [flag.name for flag in capabilities.rename]},
             "case_folding": capabilities.fold is not None,
@@ -166,11 +166,22 @@ async def open_volume(source: Source, settings: Settings, *, private: bool = Fal
         ConfigError, PluginError: the source cannot be made. MountError: another process has its directories.
         BackendError: the service refuses its root.
     """
-    identity = blake2b(str(source).encode(), digest_size=8).hexdigest()
+    async with open_stack(
+        lambda mount: _stack(source, settings, mount), str(source), settings, private=private
+    ) as volume:
+        yield volume
+
+
+@asynccontextmanager
+async def open_stack(
+    make: Callable[[Mount], manager.Stack], source: str, settings: Settings, *, private: bool = False
+) -> AsyncIterator[Volume]:
+    """As `open_volume`, for a backend that ``make`` makes (a test's, or one without an entry point)."""
+    identity = blake2b(source.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
     mount = VolumeMount(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(mount.aclose)
-        built = _stack(source, settings, mount)
+        built = make(mount)
         volume = Volume(source, settings, identity, mount)
         volume.hooks = built.hooks
         cache_dir, state_dir = settings.cache_dir / identity, settings.state_dir / identity

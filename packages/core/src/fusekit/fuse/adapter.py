@@ -12,7 +12,7 @@ import functools
 import logging
 import stat
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 import pyfuse3
 
@@ -49,7 +49,7 @@ def _answers(
             logger.exception("%s failed in a way that nobody foresaw", handler.__name__)
             raise pyfuse3.FUSEError(errno.EIO) from error
 
-    return answered
+    return cast("Callable[Concatenate[Adapter, P], Coroutine[Any, Any, T]]", answered)
 
 
 class Adapter(pyfuse3.Operations):

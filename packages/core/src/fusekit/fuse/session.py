@@ -45,7 +45,7 @@ async def serve(
         MountError: the kernel or the helper refuses.
     """
     filesystem = volume.filesystem
-    wanted = {f"fsname={_escaped(str(volume.source))}", "subtype=fusekit", "nosuid", "nodev", *options}
+    wanted = {f"fsname={_escaped(volume.source)}", "subtype=fusekit", "nosuid", "nodev", *options}
     if filesystem.tree.one_view:
         wanted.add("default_permissions")
     try:

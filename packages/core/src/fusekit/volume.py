@@ -10,41 +10,44 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import trio
 
 from fusekit import __version__
 from fusekit.cache.blocks import Blocks
-from fusekit.config import Source
+from fusekit.config import LayerChoice, Source
 from fusekit.disk import Disk
-from fusekit.errors import ConfigError, FusekitError, MountError, PluginError
+from fusekit.errors import FusekitError, MountError, PluginError
 from fusekit.journal.journal import Journal, State
 from fusekit.metrics import Metrics
 from fusekit.plugins import manager
+from fusekit.plugins.sources import resolve
 from fusekit.plugins.specs import OPERATIONS, Hooks
 from fusekit.settings import Settings
 from fusekit.transfer.calls import Calls
-from fusekit.transfer.client import Client
 from fusekit.types import Auth, Caller, Entry, Explain, Http, Mount
 from fusekit.vfs.filesystem import Filesystem
-from fusekit.vfs.inodes import ROOT
 from fusekit.vfs.paths import Paths
+
+if TYPE_CHECKING:
+    from fusekit.transfer.client import Client
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Invalidate = Callable[[int, str | None], None]
 
 
 class Volume:
     """One source, open. ``identity`` names it on this machine, so that cache, journal and numbers are found again."""
 
-    def __init__(self, source: Source, settings: Settings, identity: str, mount: VolumeMount) -> None:
+    def __init__(self, source: str, settings: Settings, identity: str, mount: VolumeMount) -> None:
         self.source = source
         self.settings = settings
         self.identity = identity
@@ -66,7 +69,7 @@ class Volume:
         """Return what `fusekit status` shows, as plain values."""
         rows = await self.journal.rows()
         return {
-            "source": str(self.source),
+            "source": self.source,
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": round(time.time() - self.began, 1),
@@ -89,7 +92,7 @@ class Volume:
         capabilities = self.hooks.fusekit_capabilities(directory=fact.entry if fact else Entry.directory(""))
         values = attrs.asdict(capabilities, filter=lambda field, _: field.name not in {"hooks", "fold", "rename"})
         return {
-            "source": str(self.source),
+            "source": self.source,
             "hooks": sorted(hook for hook in OPERATIONS if capabilities.has(hook)),
             "capabilities": {**values, "rename": [flag.name for flag in capabilities.rename]},
             "case_folding": capabilities.fold is not None,
@@ -109,6 +112,8 @@ class VolumeMount:
         self.principal = ""
 
     def http(self, base_url: str, auth: Auth | None = None, explain: Explain | None = None) -> Http:
+        from fusekit.transfer.client import Client  # half of the start-up time of a mount that speaks no HTTP
+
         client = Client(
             base_url,
             auth,
@@ -127,9 +132,9 @@ class VolumeMount:
         tree = self.volume.filesystem.tree
         views = tree.metadata.views() if principal is None else [tree.metadata.view(principal)]
         for view in views:
-            for ino, fact in list(view.facts.items()):
+            for ino in list(view.facts):
                 node = tree.inodes.get(ino)
-                if node is None or (tree.address(node, view) if not fact.entry.ref else fact.entry.ref) != ref:
+                if node is None or tree.address(node, view) != ref:
                     continue
                 touched = [ino]
                 if name is not None and (record := view.directories.get(ino)) is not None:
@@ -141,8 +146,7 @@ class VolumeMount:
 
     def open(self, source: str, mount: Mount) -> Hooks:
         """Return the hooks of another source as part of this mount."""
-        parsed = Source.parse(source)
-        stack = _stack(parsed, self._settings, mount, layers=False)
+        stack = _stack(resolve(source).source, self._settings, mount)
         self.opened.append(stack)
         return stack.hooks
 
@@ -162,11 +166,22 @@ async def open_volume(source: Source, settings: Settings, *, private: bool = Fal
         ConfigError, PluginError: the source cannot be made. MountError: another process has its directories.
         BackendError: the service refuses its root.
     """
-    identity = blake2b(str(source).encode(), digest_size=8).hexdigest()
+    async with open_stack(
+        lambda mount: _stack(source, settings, mount), str(source), settings, private=private
+    ) as volume:
+        yield volume
+
+
+@asynccontextmanager
+async def open_stack(
+    make: Callable[[Mount], manager.Stack], source: str, settings: Settings, *, private: bool = False
+) -> AsyncIterator[Volume]:
+    """As `open_volume`, for a backend that ``make`` makes (a test's, or one without an entry point)."""
+    identity = blake2b(source.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
     mount = VolumeMount(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(mount.aclose)
-        built = _stack(source, settings, mount, layers=True)
+        built = make(mount)
         volume = Volume(source, settings, identity, mount)
         volume.hooks = built.hooks
         cache_dir, state_dir = settings.cache_dir / identity, settings.state_dir / identity
@@ -197,17 +212,16 @@ async def open_volume(source: Source, settings: Settings, *, private: bool = Fal
                 await volume.filesystem.drain()
 
 
-def _stack(source: Source, settings: Settings, mount: Mount, *, layers: bool) -> manager.Stack:
-    """Make the backend of ``source``, with the layers of the settings on top where they belong."""
-    backend = _made(lambda: manager.backend_class(source.scheme)(source.options, mount), f"the backend {source.scheme!r}")
-    if not layers:
-        return manager.stack(backend)
+def _stack(source: Source, settings: Settings, mount: Mount) -> manager.Stack:
+    """Make the backend of ``source`` and put its layers on."""
+    cls = manager.backend_class(source.scheme)
+    backend = _made(lambda: cls(source.options, mount), f"the backend {source.scheme!r}")
 
-    def factory(name: str) -> Callable[[Hooks], object]:
-        cls = manager.layer_class(name)
-        return lambda inner: _made(lambda: cls(source.layers[name], mount, inner), f"the layer {name!r}")
+    def factory(layer: LayerChoice) -> Callable[[Hooks], object]:
+        above = manager.layer_class(layer.name)
+        return lambda inner: _made(lambda: above(layer.options, mount, inner), f"the layer {layer.name!r}")
 
-    return manager.stack(backend, [factory(name) for name in settings.layers])
+    return manager.stack(backend, [factory(layer) for layer in source.layers])
 
 
 def _made(make: Callable[[], object], what: str) -> object:
@@ -220,9 +234,9 @@ def _made(make: Callable[[], object], what: str) -> object:
         raise PluginError(f"{what} cannot be made: {type(error).__name__}: {error}") from error
 
 
-async def _opened[T](opening: Any, directory: Path) -> T:
+async def _opened(opening: Awaitable[T], directory: Path) -> T:
     try:
-        return await opening  # type: ignore[no-any-return]
+        return await opening
     except OSError as error:
         raise MountError(f"{directory}: {error.strerror}; choose another with --cache-dir or --state-dir") from error
 
@@ -233,6 +247,3 @@ async def _report_left(volume: Volume) -> None:
     for row in rows:
         what = "was not closed" if row.state is State.OPEN else "was not sent"
         logger.warning("%s %s when the last mount ended; its bytes are kept in %s", row.path, what, row.staging)
-
-
-__all__ = ["ROOT", "ConfigError", "Volume", "open_volume"]

@@ -8,6 +8,7 @@ it is put together in the order that keeps names, inodes and open files right at
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import time
@@ -47,6 +48,8 @@ from fusekit.vfs.files import File, Files, block_key
 from fusekit.vfs.handles import DirectoryHandle, FileHandle, HandleId, Handles
 from fusekit.vfs.inodes import ROOT, Node
 from fusekit.vfs.tree import Tree
+
+logger = logging.getLogger(__name__)
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
@@ -178,7 +181,7 @@ class Filesystem:
     async def readdir(self, handle: int, start: int) -> list[tuple[str, Attr]]:
         """Return the names from position ``start`` on, ``.`` and ``..`` first; position 0 reads afresh.
 
-        Whoever hands an entry on to the kernel with its attributes counts it with `looked_up`.
+        Whoever hands an entry on to the kernel with its attributes says so with `listed`.
         """
         opened = self.handles.directory(handle)
         if opened.names is None or start == 0:
@@ -192,11 +195,15 @@ class Filesystem:
             found.append((name, self._attr_known(node, fact)))
         return found
 
-    def looked_up(self, ino: int) -> None:
-        """Count a reference to ``ino`` that the kernel was given with a directory entry."""
-        node = self.tree.inodes.get(ino)
-        if node is not None:
-            self.tree.inodes.looked_up(node)
+    def listed(self, handle: int, attr: Attr) -> None:
+        """Count a reference that the kernel was given with a directory entry, and what it was told with it."""
+        node = self.tree.inodes.get(attr.ino)
+        if node is None:
+            return
+        self.tree.inodes.looked_up(node)
+        fact = self.tree.fact(node, self.handles.directory(handle).caller)
+        if fact is not None and attr.valid_s > 0:
+            node.told = version_of(fact.entry)
 
     def releasedir(self, handle: int) -> None:
         """Close a directory."""
@@ -508,6 +515,14 @@ class Filesystem:
         opened = self.handles.file(handle)
         self.handles.remove(handle)
         await self.files.release(opened.file)
+
+    async def send_all(self) -> None:
+        """Send what is dirty, of every open file; failures are logged and kept in the journal."""
+        for _, opened in self.handles.files():
+            try:
+                await self.files.commit(opened.file, opened.caller)
+            except BackendError as error:
+                logger.error("%s: not sent: %s", self.tree.inodes.path(opened.file.node), error)
 
     async def drain(self) -> None:
         """Release every handle that is still open: the kernel is gone and will not."""

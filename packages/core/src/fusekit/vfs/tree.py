@@ -92,6 +92,17 @@ class Tree:
         above = await self.entry(parent, caller)
         return await self.calls.find(above, name, None, caller)
 
+    def address(self, node: Node, view: View) -> str | None:
+        """Return the address of ``node`` as far as it is known, without asking."""
+        fact = view.facts.get(node.ino)
+        if fact is None:
+            return None
+        if node.ino == ROOT or fact.entry.ref:
+            return fact.entry.ref
+        above = self.inodes.get(node.parent)
+        ref = self.address(above, view) if above is not None else None
+        return None if ref is None else f"{ref}/{node.name}"
+
     async def directory(self, node: Node, caller: Caller) -> tuple[Entry, Capabilities]:
         """Return the entry of a directory and what can be done in it.
 

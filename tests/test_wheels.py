@@ -139,8 +139,10 @@ def test_fusekit_alone_says_its_version_and_lists_its_backends(core: Environment
 
 def test_fusekit_alone_needs_nothing_that_is_not_declared(core: Environment) -> None:
     core.python("-m", "pip", "check")
-    modules = "import pkgutil, fusekit; [__import__(m.name) for m in pkgutil.walk_packages(fusekit.__path__, 'fusekit.') if '.testing' not in m.name]"
-    core.python("-c", modules)
+    everything = "m.name for m in walk_packages(fusekit.__path__, 'fusekit.') if '.testing' not in m.name"
+    core.python(
+        "-c", f"import fusekit\nfrom pkgutil import walk_packages\nfor name in [{everything}]: __import__(name)"
+    )
 
 
 @pytest.mark.fuse

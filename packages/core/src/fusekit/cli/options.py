@@ -16,7 +16,9 @@ import typer
 from fusekit.cli.output import set_debug
 from fusekit.errors import ConfigError
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks behind errors.", callback=lambda on: set_debug(on))]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show tracebacks behind errors.", callback=lambda on: set_debug(on))
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 OptionLists = Annotated[
     list[str] | None,

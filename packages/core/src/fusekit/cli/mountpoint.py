@@ -72,7 +72,9 @@ def check_fuse(fuse_options: frozenset[str]) -> None:
         raise MountError(f"{FUSERMOUNT} is missing; run: apt install fuse3")
     for option in sorted(fuse_options & {"allow_other", "allow_root"}):
         if not _others_allowed():
-            raise ConfigError(f"{option} needs the line user_allow_other in {FUSE_CONF}; ask root for it, or leave it out")
+            raise ConfigError(
+                f"{option} needs the line user_allow_other in {FUSE_CONF}; ask root for it, or leave it out"
+            )
 
 
 def check_directories(settings: Settings, target: Path) -> None:

@@ -16,7 +16,9 @@ import typer
 from fusekit.cli.output import set_debug
 from fusekit.errors import ConfigError
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks behind errors.", callback=lambda on: set_debug(on))]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show tracebacks behind errors.", callback=lambda on: set_debug(on))
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 OptionLists = Annotated[
     list[str] | None,
@@ -27,8 +29,8 @@ OptionLists = Annotated[
 _FUSE: Final = frozenset({"allow_other", "allow_root", "noexec", "noatime", "dirsync"})
 _FUSE_VALUED: Final = frozenset({"max_read"})
 _DROPPED: Final = frozenset(
-    "rw defaults auto noauto user nouser users group nofail _netdev exec atime relatime norelatime strictatime"
-    " nodiratime async sync nosuid nodev owner noowner lazytime".split()
+    {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "group", "owner", "nofail", "_netdev", "exec"}
+    | {"atime", "relatime", "norelatime", "strictatime", "nodiratime", "lazytime", "sync", "async", "nosuid", "nodev"}
 )
 _DROPPED_PREFIXES: Final = ("x-", "comment=")
 _REFUSED: Final = {"suid": "nosuid", "dev": "nodev"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +22,7 @@ import trio
 
 from fusekit import __version__
 from fusekit.cache.blocks import Blocks
-from fusekit.config import LayerChoice, Source
+from fusekit.config import Source
 from fusekit.disk import Disk
 from fusekit.errors import FusekitError, MountError, PluginError
 from fusekit.journal.journal import Journal, State
@@ -31,6 +32,7 @@ from fusekit.plugins.sources import resolve
 from fusekit.plugins.specs import OPERATIONS, Hooks
 from fusekit.settings import Settings
 from fusekit.transfer.calls import Calls
+from fusekit.transfer.limits import Limits
 from fusekit.types import Auth, Caller, Entry, Explain, Http, Mount
 from fusekit.vfs.filesystem import Filesystem
 from fusekit.vfs.paths import Paths
@@ -106,19 +108,25 @@ class VolumeMount:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._clients: list[Client] = []
+        self._limits = Limits()
+        self._tls: ssl.SSLContext | None = None
         self.opened: list[manager.Stack] = []
         self.volume: Volume | None = None
         self.invalidate: Invalidate | None = None
         self.principal = ""
 
     def http(self, base_url: str, auth: Auth | None = None, explain: Explain | None = None) -> Http:
-        from fusekit.transfer.client import Client  # half of the start-up time of a mount that speaks no HTTP
+        # Imported late: half of the start-up time of a mount that speaks no HTTP.
+        from fusekit.transfer.client import Client
+        from fusekit.transfer.trouble import tls_context
 
+        self._tls = self._tls or tls_context(self._settings.ca_file)
         client = Client(
             base_url,
             auth,
             explain,
-            ca_file=self._settings.ca_file,
+            tls=self._tls,
+            limits=self._limits,
             connect_timeout_s=self._settings.metadata_timeout_s,
             idle_timeout_s=self._settings.idle_timeout_s,
         )
@@ -217,11 +225,11 @@ def _stack(source: Source, settings: Settings, mount: Mount) -> manager.Stack:
     cls = manager.backend_class(source.scheme)
     backend = _made(lambda: cls(source.options, mount), f"the backend {source.scheme!r}")
 
-    def factory(layer: LayerChoice) -> Callable[[Hooks], object]:
-        above = manager.layer_class(layer.name)
-        return lambda inner: _made(lambda: above(layer.options, mount, inner), f"the layer {layer.name!r}")
+    def factory(name: str, options: object) -> Callable[[Hooks], object]:
+        above = manager.layer_class(name)
+        return lambda inner: _made(lambda: above(options, mount, inner), f"the layer {name!r}")
 
-    return manager.stack(backend, [factory(layer) for layer in source.layers])
+    return manager.stack(backend, [factory(name, options) for name, options in source.layers.items()])
 
 
 def _made(make: Callable[[], object], what: str) -> object:

@@ -1,7 +1,7 @@
-"""Readable asserts in the published test kit."""
+"""Readable reports from the published test kit."""
 
 from __future__ import annotations
 
-import pytest
+from fusekit.testing.plugin import pytest_runtest_makereport
 
-pytest.register_assert_rewrite("fusekit.testing")
+__all__ = ["pytest_runtest_makereport"]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import trio
@@ -31,10 +32,13 @@ from fusekit.plugins.sources import resolve
 from fusekit.plugins.specs import OPERATIONS, Hooks
 from fusekit.settings import Settings
 from fusekit.transfer.calls import Calls
-from fusekit.transfer.client import Client
+from fusekit.transfer.limits import Limits
 from fusekit.types import Auth, Caller, Entry, Explain, Http, Mount
 from fusekit.vfs.filesystem import Filesystem
 from fusekit.vfs.paths import Paths
+
+if TYPE_CHECKING:
+    from fusekit.transfer.client import Client
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ Invalidate = Callable[[int, str | None], None]
 class Volume:
     """One source, open. ``identity`` names it on this machine, so that cache, journal and numbers are found again."""
 
-    def __init__(self, source: Source, settings: Settings, identity: str, mount: VolumeMount) -> None:
+    def __init__(self, source: str, settings: Settings, identity: str, mount: VolumeMount) -> None:
         self.source = source
         self.settings = settings
         self.identity = identity
@@ -67,7 +71,7 @@ class Volume:
         """Return what `fusekit status` shows, as plain values."""
         rows = await self.journal.rows()
         return {
-            "source": str(self.source),
+            "source": self.source,
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": round(time.time() - self.began, 1),
@@ -90,7 +94,7 @@ class Volume:
         capabilities = self.hooks.fusekit_capabilities(directory=fact.entry if fact else Entry.directory(""))
         values = attrs.asdict(capabilities, filter=lambda field, _: field.name not in {"hooks", "fold", "rename"})
         return {
-            "source": str(self.source),
+            "source": self.source,
             "hooks": sorted(hook for hook in OPERATIONS if capabilities.has(hook)),
             "capabilities": {**values, "rename": [flag.name for flag in capabilities.rename]},
             "case_folding": capabilities.fold is not None,
@@ -104,17 +108,25 @@ class VolumeMount:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._clients: list[Client] = []
+        self._limits = Limits()
+        self._tls: ssl.SSLContext | None = None
         self.opened: list[manager.Stack] = []
         self.volume: Volume | None = None
         self.invalidate: Invalidate | None = None
         self.principal = ""
 
     def http(self, base_url: str, auth: Auth | None = None, explain: Explain | None = None) -> Http:
+        # Imported late: half of the start-up time of a mount that speaks no HTTP.
+        from fusekit.transfer.client import Client
+        from fusekit.transfer.trouble import tls_context
+
+        self._tls = self._tls or tls_context(self._settings.ca_file)
         client = Client(
             base_url,
             auth,
             explain,
-            ca_file=self._settings.ca_file,
+            tls=self._tls,
+            limits=self._limits,
             connect_timeout_s=self._settings.metadata_timeout_s,
             idle_timeout_s=self._settings.idle_timeout_s,
         )
@@ -162,11 +174,22 @@ async def open_volume(source: Source, settings: Settings, *, private: bool = Fal
         ConfigError, PluginError: the source cannot be made. MountError: another process has its directories.
         BackendError: the service refuses its root.
     """
-    identity = blake2b(str(source).encode(), digest_size=8).hexdigest()
+    async with open_stack(
+        lambda mount: _stack(source, settings, mount), str(source), settings, private=private
+    ) as volume:
+        yield volume
+
+
+@asynccontextmanager
+async def open_stack(
+    make: Callable[[Mount], manager.Stack], source: str, settings: Settings, *, private: bool = False
+) -> AsyncIterator[Volume]:
+    """As `open_volume`, for a backend that ``make`` makes (a test's, or one without an entry point)."""
+    identity = blake2b(source.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
     mount = VolumeMount(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(mount.aclose)
-        built = _stack(source, settings, mount)
+        built = make(mount)
         volume = Volume(source, settings, identity, mount)
         volume.hooks = built.hooks
         cache_dir, state_dir = settings.cache_dir / identity, settings.state_dir / identity

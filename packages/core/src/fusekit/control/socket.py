@@ -34,7 +34,7 @@ GOODBYE_TIMEOUT_S: Final = 2.0
 class Control:
     """What a mount answers on its socket. ``stop`` is called once somebody asks for the end."""
 
-    status: Callable[[], dict[str, Any]]
+    status: Callable[[], Awaitable[dict[str, Any]]]
     info: Callable[[], Awaitable[dict[str, Any]]]
     stop: Callable[[], None]
     _ended: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -80,7 +80,7 @@ class Control:
             do = None
         try:
             if do == "status":
-                answer: dict[str, Any] = {"ok": True, "result": self.status()}
+                answer: dict[str, Any] = {"ok": True, "result": await self.status()}
             elif do == "info":
                 answer = {"ok": True, "result": await self.info()}
             elif do == "unmount":
@@ -104,7 +104,7 @@ class Control:
                 with trio.move_on_after(PROGRESS_INTERVAL_S):
                     await self._ended.wait()
                     break
-                await _send(stream, {"progress": self.status()})
+                await _send(stream, {"progress": await self.status()})
             await _send(stream, {"ok": True, "result": self._result})
         finally:
             self._waiting -= 1

@@ -11,8 +11,8 @@ import errno
 import functools
 import logging
 import stat
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Concatenate, NoReturn, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 import pyfuse3
 
@@ -32,8 +32,8 @@ R_OK, W_OK, X_OK = 4, 2, 1
 
 
 def _answers(
-    handler: Callable[Concatenate[Adapter, P], Awaitable[T]],
-) -> Callable[Concatenate[Adapter, P], Awaitable[T]]:
+    handler: Callable[Concatenate[Adapter, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Adapter, P], Coroutine[Any, Any, T]]:
     """Let nothing but a number leave ``handler``."""
 
     @functools.wraps(handler)
@@ -49,7 +49,7 @@ def _answers(
             logger.exception("%s failed in a way that nobody foresaw", handler.__name__)
             raise pyfuse3.FUSEError(errno.EIO) from error
 
-    return answered
+    return cast("Callable[Concatenate[Adapter, P], Coroutine[Any, Any, T]]", answered)
 
 
 class Adapter(pyfuse3.Operations):

@@ -62,4 +62,4 @@ def number(error: BaseException) -> int:
             found = next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), None)
     elif isinstance(error, OSError):
         found = error.errno
-    return errno.EIO if found in {None, 0, errno.ENOSYS} else found  # type: ignore[return-value]
+    return errno.EIO if found in {None, 0, errno.ENOSYS} else found

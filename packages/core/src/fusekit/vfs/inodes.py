@@ -143,11 +143,11 @@ class Inodes:
 
     def swap(self, one: Node, other: Node) -> None:
         """Let two inodes change places; their numbers stay."""
-        places = (one.parent, one.name), (other.parent, other.name)
+        here, there = (one.parent, one.name), (other.parent, other.name)
         for node in (one, other):
             if node.key is not None and self._elsewhere.get(node.key) == node.ino:
                 del self._elsewhere[node.key]
-        for node, before, after in ((one, *places), (other, *reversed(places))):
+        for node, before, after in ((one, here, there), (other, there, here)):
             self._count(node.parent, -1)
             self._count(after[0], 1)
             node.parent, node.name = after

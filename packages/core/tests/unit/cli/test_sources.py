@@ -38,11 +38,11 @@ def test_layer_option_with_the_layers_name_goes_there_alone(shop: Path) -> None:
 def test_negated_name_switches_a_boolean_off(shop: Path) -> None:
     assert (
         resolve(
-            "shop:", {"no-dry": None, "noemulate_rename": None}, environment={"FUSEKIT_SHOP_DRY": "1"}
+            "shop:", {"no-dry": None, "nodirect_io": None}, environment={"FUSEKIT_SHOP_DRY": "1"}
         ).source.options.dry
         is False
     )
-    assert resolve("shop:", {"noemulate_rename": None}, environment={}).settings.emulate_rename is False
+    assert resolve("shop:", {"nodirect_io": None}, environment={"FUSEKIT_DIRECT_IO": "1"}).settings.direct_io is False
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class FakeMount:
     asked: int = 0
     broken: bool = False
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         self.asked += 1
         self.reported.set()
         if self.broken:

@@ -83,18 +83,26 @@ class Declared:
 
 
 @attrs.frozen
+class LayerChoice:
+    """One layer of a mount, with its options filled."""
+
+    name: str
+    options: Any
+    origins: Mapping[str, Origin] = attrs.field(factory=dict)
+
+
+@attrs.frozen
 class Source:
     """What to mount: the backend's scheme, what follows it, its options and where each value came from.
 
-    ``layers`` are the options of each layer by its name; their origins are called ``layer.option``. ``profile`` is the
-    profile's name where one was used.
+    ``layers`` are those to put on the backend, lowest first; ``profile`` is the profile's name where one was used.
     """
 
     scheme: str
     path: str
     options: Any
     origins: Mapping[str, Origin] = attrs.field(factory=dict)
-    layers: Mapping[str, Any] = attrs.field(factory=dict)
+    layers: tuple[LayerChoice, ...] = ()
     profile: str = ""
 
     def __str__(self) -> str:

@@ -22,7 +22,7 @@ import trio
 
 from fusekit import __version__
 from fusekit.cache.blocks import Blocks
-from fusekit.config import Source
+from fusekit.config import LayerChoice, Source
 from fusekit.disk import Disk
 from fusekit.errors import FusekitError, MountError, PluginError
 from fusekit.journal.journal import Journal, State
@@ -225,11 +225,11 @@ def _stack(source: Source, settings: Settings, mount: Mount) -> manager.Stack:
     cls = manager.backend_class(source.scheme)
     backend = _made(lambda: cls(source.options, mount), f"the backend {source.scheme!r}")
 
-    def factory(name: str, options: object) -> Callable[[Hooks], object]:
-        above = manager.layer_class(name)
-        return lambda inner: _made(lambda: above(options, mount, inner), f"the layer {name!r}")
+    def factory(layer: LayerChoice) -> Callable[[Hooks], object]:
+        above = manager.layer_class(layer.name)
+        return lambda inner: _made(lambda: above(layer.options, mount, inner), f"the layer {layer.name!r}")
 
-    return manager.stack(backend, [factory(name, options) for name, options in source.layers.items()])
+    return manager.stack(backend, [factory(layer) for layer in source.layers])
 
 
 def _made(make: Callable[[], object], what: str) -> object:

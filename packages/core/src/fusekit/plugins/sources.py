@@ -17,7 +17,7 @@ from typing import Any, Final
 import attrs
 import platformdirs
 
-from fusekit.config import Declared, Origin, Source, closest, declared, fill
+from fusekit.config import Declared, LayerChoice, Origin, Source, closest, declared, fill
 from fusekit.errors import ConfigError
 from fusekit.plugins.manager import GROUP, backend_class, layer_class
 from fusekit.settings import Settings
@@ -115,11 +115,10 @@ def resolve(
     owners = [("", Settings), (scheme, cls.options), *((layer, made.options) for layer, made in layers)]
     given.refuse_unknown(((owner, declared(options, owner)) for owner, options in owners), scheme)
     options, found = _fill(cls.options, scheme, given, environment, name, path=path)
-    chosen: dict[str, Any] = {}
-    for layer, made in layers:
-        chosen[layer], from_where = _fill(made.options, layer, given, environment, name, path=None)
-        found.update({f"{layer}.{option}": origin for option, origin in from_where.items()})
-    return Request(Source(scheme, path, options, found, chosen, name), settings, origins, inner)
+    choices = tuple(
+        LayerChoice(layer, *_fill(made.options, layer, given, environment, name, path=None)) for layer, made in layers
+    )
+    return Request(Source(scheme, path, options, found, choices, name), settings, origins, inner)
 
 
 @attrs.frozen

@@ -45,7 +45,7 @@ class File:
     ``entry`` is the version that the remote side has (with its address), None for a file that was never sent.
     ``attributes`` were set by the program since then, ``written_ns`` is when it last changed the content. ``filled``
     is False while the file is empty since its create or truncate: such a flush is not worth an upload of its own.
-    ``failed`` is why the last commit did not succeed. ``finishing`` is set while the last handle's release commits.
+    ``failed`` is why the last commit did not succeed, ``failed_at`` how many ``changes`` there were then. ``finishing`` is set while the last handle's release commits.
     """
 
     node: Node
@@ -59,6 +59,8 @@ class File:
     attributes: Attributes = Attributes()
     written_ns: int | None = None
     failed: BackendError | None = None
+    failed_at: int = 0
+    changes: int = 0
     failed_rows: list[int] = attrs.field(factory=list)
     handles: int = 0
     finishing: trio.Event | None = None
@@ -211,6 +213,7 @@ class Files:
             self._changed(file, filled=file.filled and size > 0)
 
     def _changed(self, file: File, *, filled: bool) -> None:
+        file.changes += 1
         file.dirty = True
         file.filled = filled
         file.written_ns = time.time_ns()
@@ -285,7 +288,7 @@ class Files:
         A file that is empty since its create or truncate is only kept in the journal; a close cannot be told from
         the first of two, and an overwrite would publish an empty version.
         """
-        if file.failed is not None and not self._newer(file):
+        if file.failed is not None and file.failed_at == file.changes:
             raise file.failed
         if file.dirty and not file.filled and not file.node.unlinked:
             async with file.committing:
@@ -310,19 +313,20 @@ class Files:
         if file.staging is None:  # created and never written
             async with file.changing:
                 await self._changeable(file, caller)
-        staging = await self._freeze(file, caller)
-        attributes = self._to_store(file)
-        row = file.row
+        changes, row = file.changes, file.row
         assert row is not None, "a staging file of a name has its row"
-        await self._note_flushed(file, staging, attributes, durable=False)
-        generation = Generation(staging, attributes, file.key, row, self._journal)
         node, parent = file.node, self._tree.node(file.node.parent)
         try:
+            staging = await self._freeze(file, caller)
+            changes, row = file.changes, file.row or row
+            attributes = self._to_store(file)
+            await self._note_flushed(file, staging, attributes, durable=False)
+            generation = Generation(staging, attributes, file.key, row, self._journal)
             directory = await self._tree.entry(parent, caller)
             entry = await self._uploader.commit(directory, node.name, file.entry, generation, caller)
         except BackendError as error:
             file.dirty = True
-            file.failed = error
+            file.failed, file.failed_at = error, changes
             file.failed_rows.append(row)
             self.failures[self._tree.inodes.path(node)] = str(error)
             await self._journal.failed(row, str(error))
@@ -407,10 +411,6 @@ class Files:
         if before is not None and node.kept is not None and node.kept[0] == token(before):
             kept = attrs.evolve(node.kept[1], mtime_ns=None, atime_ns=None)
         node.kept = (token(entry), sent.over(kept))
-
-    def _newer(self, file: File) -> bool:
-        """Return whether the program wrote something after the commit that failed."""
-        return file.staging is not None and not file.staging.frozen
 
 
 def block_key(entry: Entry) -> str:

@@ -844,6 +844,8 @@ class Filesystem:
     ) -> Attr:
         """Take over what was made, keep what the service cannot store of it, and give the kernel a reference."""
         node = self.tree.appeared(directory, name, made, caller)
+        if node.kind is Kind.DIRECTORY:
+            self.tree.empty(node, caller)
         if self._settings.attributes is KeepAttributes.LOCAL and not capabilities.has("fusekit_setattr"):
             node.kept = (token(made), attributes)
         self.tree.inodes.looked_up(node)

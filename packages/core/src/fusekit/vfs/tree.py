@@ -272,13 +272,9 @@ class Tree:
         view = self.view(caller)
         record = view.directory(node.ino)
         flight = (id(view), node.ino)
-        began = trio.current_time()
-        while True:
-            waiting = self._listings.get(flight)
-            if waiting is None:
-                break
+        while (waiting := self._listings.get(flight)) is not None:
             await waiting.wait()
-            if record.listed_at is not None and record.listed_at >= began:
+            if self.metadata.fresh(record.listed_at):
                 return record
         done = self._listings[flight] = trio.Event()
         try:
@@ -372,10 +368,12 @@ class Tree:
             self.inodes.identify(node, parent, entry.name, entry)
         node = self.learn(view, parent, record, key, entry)
         self.changed(parent, key)
-        if node.kind is Kind.DIRECTORY and not capabilities.unlisted_names:
-            fresh = view.directories[node.ino] = Directory()
-            fresh.listed_at = trio.current_time()  # just made: it is known to be empty
         return node
+
+    def empty(self, node: Node, caller: Caller) -> None:
+        """Take a directory that this mount just made as listed: it is known to hold nothing."""
+        if not self.capabilities_of(node, caller).unlisted_names:
+            self.view(caller).directories[node.ino] = Directory(listed_at=trio.current_time())
 
     def disappeared(self, parent: Node, name: str, node: Node, caller: Caller) -> None:
         """Take away what this mount removed at ``name``."""

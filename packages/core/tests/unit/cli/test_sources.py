@@ -22,27 +22,27 @@ def test_options_go_to_engine_backend_and_layer_and_shared_names_to_each(shop: P
     request = resolve("shop:/a", flags, environment={})
     assert request.settings.consistency is Consistency.RELAXED
     assert (request.source.scheme, request.source.path, request.source.options.port) == ("shop", "/a", 81)
-    assert list(request.source.layers) == ["shade"]
-    assert request.source.layers["shade"].depth == 7
+    (layer,) = request.source.layers
+    assert (layer.name, layer.options.depth) == ("shade", 7)
     assert request.source.options.dry is True
-    assert request.source.layers["shade"].dry is True
-    assert str(request.source.origins["shade.depth"]) == "flag"
+    assert layer.options.dry is True
+    assert str(layer.origins["depth"]) == "flag"
 
 
 def test_layer_option_with_the_layers_name_goes_there_alone(shop: Path) -> None:
     request = resolve("shop:", {"layers": "shade", "shade.dry": "yes"}, environment={})
     assert request.source.options.dry is False
-    assert request.source.layers["shade"].dry is True
+    assert request.source.layers[0].options.dry is True
 
 
 def test_negated_name_switches_a_boolean_off(shop: Path) -> None:
     assert (
         resolve(
-            "shop:", {"no-dry": None, "noemulate_rename": None}, environment={"FUSEKIT_SHOP_DRY": "1"}
+            "shop:", {"no-dry": None, "nodirect_io": None}, environment={"FUSEKIT_SHOP_DRY": "1"}
         ).source.options.dry
         is False
     )
-    assert resolve("shop:", {"noemulate_rename": None}, environment={}).settings.emulate_rename is False
+    assert resolve("shop:", {"nodirect_io": None}, environment={"FUSEKIT_DIRECT_IO": "1"}).settings.direct_io is False
 
 
 @pytest.mark.parametrize(

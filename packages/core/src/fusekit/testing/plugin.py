@@ -7,6 +7,7 @@ Outside the layers. Loaded with ``-p fusekit.testing.plugin``, or from the ``con
 from __future__ import annotations
 
 import os
+import pkgutil
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,17 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+import fusekit.testing
+
+# Readable asserts in the rest of the kit; only modules that are not yet imported can be given them.
+pytest.register_assert_rewrite(
+    *(
+        found.name
+        for found in pkgutil.iter_modules(fusekit.testing.__path__, "fusekit.testing.")
+        if found.name != __name__
+    )
+)
 
 MARKER = "fuse"
 DEVICE = Path("/dev/fuse")

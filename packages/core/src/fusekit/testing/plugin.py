@@ -32,15 +32,6 @@ pytest.register_assert_rewrite(
     )
 )
 
-# Asserts are rewritten when a module is first imported, so this comes before the suite.
-pytest.register_assert_rewrite(
-    "fusekit.testing.harness",
-    "fusekit.testing._suite_base",
-    "fusekit.testing._suite_reading",
-    "fusekit.testing._suite_tree",
-    "fusekit.testing._suite_writing",
-)
-
 MARKER = "fuse"
 DEVICE = Path("/dev/fuse")
 

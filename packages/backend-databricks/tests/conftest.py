@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("fusekit.testing")
-
-from fusekit.testing.connected import asked, connected  # noqa: E402 - asserts are rewritten before the import
-from fusekit.testing.controls import Controls  # noqa: E402
-from fusekit.testing.harness import Place, opened  # noqa: E402
-from fusekit.testing.running import RunningEmulator  # noqa: E402
-from fusekit_databricks.backend import DatabricksBackend  # noqa: E402
-from fusekit_databricks.emulator import DatabricksEmulator  # noqa: E402
-from fusekit_databricks.options import Options  # noqa: E402
+from fusekit.testing.connected import asked, connected
+from fusekit.testing.controls import Controls
+from fusekit.testing.harness import Place, opened
+from fusekit.testing.running import RunningEmulator
+from fusekit_databricks.backend import DatabricksBackend
+from fusekit_databricks.emulator import DatabricksEmulator
+from fusekit_databricks.options import Options
 
 
 @pytest.fixture(autouse=True)

@@ -163,7 +163,7 @@ def test_a_broken_file_is_named_and_not_quoted(tmp_path: Path, content: str) -> 
 
 @pytest.mark.parametrize("token", ["two words", "line\nbreak", "umlaut\u00e4"])
 def test_a_token_that_cannot_be_one_is_not_shown(token: str) -> None:
-    with pytest.raises(ConfigError, match=r"the token of DATABRICKS_TOKEN has characters") as caught:
+    with pytest.raises(ConfigError, match=r"the token of DATABRICKS_TOKEN or token_file has characters") as caught:
         find_credentials(Options(host="h.example", token=token))
     assert token not in str(caught.value)
 
@@ -189,7 +189,9 @@ def test_secrets_are_in_no_repr(caplog: pytest.LogCaptureFixture) -> None:
 async def test_a_refused_token_is_denied_with_what_to_do() -> None:
     _, auth = sign_in(Options(host="h.example", token="t"))
     assert await auth.headers(renew=False) == {"Authorization": "Bearer t"}
-    with pytest.raises(Denied, match=r"refuses the token of DATABRICKS_TOKEN: .* make one in the workspace") as caught:
+    with pytest.raises(
+        Denied, match=r"refuses the token of DATABRICKS_TOKEN or token_file: .* make one in the workspace"
+    ) as caught:
         await auth.headers(renew=True)
     assert caught.value.status == 401
 

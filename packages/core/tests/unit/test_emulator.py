@@ -175,13 +175,15 @@ def _ask_again(connection: http.client.HTTPConnection) -> None:
     connection.getresponse()
 
 
-def test_stored_files_are_deleted_at_the_end_and_when_replaced() -> None:
+def test_stored_files_are_written_over_when_replaced_and_deleted_at_the_end() -> None:
     with FilesEmulator.start() as running:
         assert running.here is not None
         directory = Path(running.here.blobs._directory.name)
-        call(running, "PUT", "/files/x", bytes(IN_MEMORY_MAX + 1))
-        call(running, "PUT", "/files/x", bytes(IN_MEMORY_MAX + 2))
-        assert [path.stat().st_size for path in directory.iterdir()] == [IN_MEMORY_MAX + 2]
+        for more in (3, 2, 1):
+            data = os.urandom(IN_MEMORY_MAX + more)
+            call(running, "PUT", "/files/x", data)
+            assert call(running, "GET", "/files/x")[1] == data
+        assert len(list(directory.iterdir())) <= 2
     assert not directory.exists()
 
 

@@ -258,16 +258,17 @@ class DatabricksEmulator(Emulator):
 
     def set_knobs(self, changes: Mapping[str, Any]) -> None:
         """Change some knobs."""
+        defaults = attrs.asdict(Knobs())
+        wanted: dict[str, Any] = {}
         for name, value in changes.items():
-            known = getattr(self.setup, name, None)
-            if known is None or name.startswith("_"):
+            if name not in defaults:
                 raise ValueError(f"there is no knob {name!r}")
-            if isinstance(known, bool) is not isinstance(value, bool) or not isinstance(
-                value, (int, float) if isinstance(known, float) else type(known)
-            ):
-                raise ValueError(f"{name} must be like {known!r}, not {value!r}")
+            kind = type(defaults[name])
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise ValueError(f"{name} must be like {defaults[name]!r}, not {value!r}")
+            wanted[name] = kind(value)
         with self.lock:
-            self.setup = attrs.evolve(self.setup, **changes)
+            self.setup = attrs.evolve(self.setup, **wanted)
             self.tree.keep_ms = max(self.setup.list_lag_ms, self.setup.stat_lag_ms)
 
     def state(self) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.parse
@@ -1036,6 +1038,52 @@ def test_plain_things_cannot_be_made_among_git_folders(w: WorkspaceClient, path:
         put(w, path, b"")
     with pytest.raises(BadRequest, match="Only Git folders"):
         w.workspace.mkdirs(path)
+
+
+def test_undocumented_calls_for_git_folders(w: WorkspaceClient) -> None:
+    made = w.repos.create("https://git.example.com/x", "gitHub")
+    project = w.api_client.do("GET", f"/api/2.0/projects/{made.id}")
+    assert isinstance(project, dict)
+    assert (project["git_state"], project["path"]) == ("CLEAN", made.path)
+    branches = w.api_client.do("GET", f"/api/2.0/repos/{made.id}/branch-metadata")
+    assert branches == {"branches": [{"name": "main", "commit_id": made.head_commit_id}]}
+    with pytest.raises(Unauthenticated) as caught:
+        w.api_client.do("POST", f"/api/2.0/projects/{made.id}/fetch-and-checkout", body={"branch": "x"})
+    details = caught.value.get_error_details()
+    assert details.error_info is not None
+    assert details.error_info.reason == "GIT_CREDENTIAL_MISSING"
+
+
+# --- running it
+
+
+def test_client_works_over_tls_against_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    with DatabricksEmulator.spawn(tls=True, user="tls@example.com") as running:
+        for name, value in running.environment().items():
+            monkeypatch.setenv(name, value)
+        w = WorkspaceClient()
+        put(w, "/Users/tls@example.com/f", b"1")
+        assert read(w, "/Users/tls@example.com/f") == b"1"
+        assert running.controls.counters().failures == 0
+
+
+def test_module_prints_what_to_export() -> None:
+    command = [sys.executable, "-m", "fusekit_databricks.emulator", "--user", "you@example.com", "--auth", "oauth"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        process.stderr.readline()  # it listens
+        process.terminate()
+        printed, _ = process.communicate(timeout=20)
+    names_ = [line.removeprefix("export ").partition("=")[0] for line in printed.splitlines()]
+    assert names_ == ["DATABRICKS_HOST", "DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET"]
+
+
+@pytest.mark.parametrize("arguments", [["--port", "many"], ["--auth", "magic"], ["--what"]])
+def test_module_refuses_what_makes_no_sense(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "fusekit_databricks.emulator", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
 
 
 # --- state

@@ -326,7 +326,8 @@ def test_clock_stands_moves_and_runs_on(files: RunningEmulator) -> None:
     assert controls.now() == 1000.0
     assert controls.advance(0.25) == 1000.25
     assert call(files, "PUT", "/files/a", b"")[0].status == 201
-    assert call(files, "GET", "/files/a")[0].headers["Last-Modified"] == "Thu, 01 Jan 1970 00:16:40 GMT"
+    headers = call(files, "GET", "/files/a")[0].headers
+    assert headers["Last-Modified"] == headers["Date"] == "Thu, 01 Jan 1970 00:16:40 GMT"
     assert controls.requests()[0].time == 1000.25
     assert 1000.25 <= controls.run_clock() < 2000
     assert controls.follow_clock() > 1_700_000_000

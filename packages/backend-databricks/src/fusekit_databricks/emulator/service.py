@@ -41,11 +41,13 @@ class DatabricksEmulatorOptions(EmulatorOptions):
     token: str = option(
         factory=lambda: f"emulated-{secrets.token_hex(16)}",
         secret=True,
-        env=("DATABRICKS_TOKEN",),
+        env=("FUSEKIT_EMULATED_DATABRICKS_TOKEN",),  # never the service's own: what is given here gets printed
         help="access token of the user; made up if none is given",
     )
     auth: str = option(
-        default="token", help="what the printed variables sign in with: token, or oauth (client id and secret)"
+        default="token",
+        validator=attrs.validators.in_(("token", "oauth")),
+        help="what the printed variables sign in with: token, or oauth (client id and secret)",
     )
 
 
@@ -97,8 +99,6 @@ class DatabricksEmulator(Emulator):
 
     def __init__(self, settings: DatabricksEmulatorOptions) -> None:
         super().__init__(settings)
-        if settings.auth not in {"token", "oauth"}:
-            raise ValueError(f"auth is token or oauth, not {settings.auth!r}")
         self._user, self._token, self._auth = settings.user, settings.token, settings.auth
         self.setup = Knobs()
         self.tree = Tree(self.clock.now_ms)

@@ -25,7 +25,7 @@ from fusekit.testing.certificates import Certificate, make_certificate
 from fusekit.testing.clock import Clock
 from fusekit.testing.control_api import PREFIX, ControlApi
 from fusekit.testing.faults import Fault, FaultPlan, Latency, What
-from fusekit.testing.replies import Refused, Reply, json_reply, phrase, text_reply
+from fusekit.testing.replies import Refused, Reply, http_date, json_reply, phrase, text_reply
 from fusekit.testing.request_log import LoggedRequest, RequestLog
 from fusekit.testing.routes import Route, RouteTable
 from fusekit.testing.running import RunningEmulator, run_here, run_in_process
@@ -205,7 +205,8 @@ class Emulator:
         wait_s, bytes_per_s = self.faults.delay(name)
         self.stalls.sleep(wait_s)
         wire.pace = self.stalls.pace(bytes_per_s) if bytes_per_s else None
-        fault = self.faults.draw(name, request.target, "range" in request.headers)
+        fault = self.faults.over_limit(name, self.clock.now())
+        fault = fault or self.faults.draw(name, request.target, "range" in request.headers)
         try:
             return self._serve(request, wire, route, methods, entry, fault)
         except Cut:
@@ -247,10 +248,15 @@ class Emulator:
             self.log.decided(entry, 0, request.body.received, 0)
             wire.send(b"\x00\xff\x16\x03 this is no HTTP \r\n\r\n\x80\r\n")
             return False
-        reply = _substitute(fault) or self.failure(fault.status or 503, request, entry.route)
+        reply = _substitute(fault) or self._error(fault.status or 503, request, entry.route)
         if fault.retry_after is not None:
             reply.headers["Retry-After"] = fault.retry_after
         return self._send(request, wire, reply, entry, fault)
+
+    def _error(self, status: int, request: Request, route: str) -> Reply:
+        reply = self.failure(status, request, route)
+        self.finish(request, reply)
+        return reply
 
     def _reset(self, request: Request, wire: Wire, entry: LoggedRequest) -> bool:
         self.log.decided(entry, 0, request.body.received, 0)
@@ -282,6 +288,7 @@ class Emulator:
         self, request: Request, wire: Wire, reply: Reply, entry: LoggedRequest | None, fault: Fault | None
     ) -> bool:
         """Send ``reply``, with what ``fault`` does to its way out; return whether the connection goes on."""
+        reply.headers.setdefault("Date", http_date(self.clock.now()))
         pieces, size = _pieces(request, reply)
         what = fault.what if fault else None
         announced = max(size, 1) if what is What.TRUNCATED else size
@@ -312,7 +319,7 @@ class Emulator:
             raise
         if ends and entry is not None:
             self.log.cut(entry, stop)
-        return keep
+        return keep and what is not What.HANGUP
 
     def _control(self, request: Request, wire: Wire) -> bool:
         route, request.params, methods = self._control_routes.find(request.method, request.path)
@@ -327,6 +334,7 @@ class Emulator:
             except Exception as error:  # noqa: BLE001 - who steers is told what was wrong, whatever it was
                 reply = json_reply({"error": f"{type(error).__name__}: {error}"}, 400)
         request.body.drain()
+        wire.pace = None
         return self._send(request, wire, reply, None, None)
 
 

@@ -6,7 +6,7 @@ A backend imports this module and nothing else of core; it is the surface that k
 from __future__ import annotations
 
 from fusekit import names
-from fusekit.config import option
+from fusekit.config import octal, option, parse_duration, parse_size, words
 from fusekit.errors import (
     Aborted,
     BackendError,
@@ -99,5 +99,9 @@ __all__ = [
     "Want",
     "hookimpl",
     "names",
+    "octal",
     "option",
+    "parse_duration",
+    "parse_size",
+    "words",
 ]

@@ -41,7 +41,7 @@ class DatabricksEmulatorOptions(EmulatorOptions):
     token: str = option(
         factory=lambda: f"emulated-{secrets.token_hex(16)}",
         secret=True,
-        env=("FUSEKIT_EMULATED_DATABRICKS_TOKEN",),  # never the service's own: what is given here gets printed
+        env=("FUSEKIT_EMULATOR_DATABRICKS_TOKEN",),  # never the service's own: what is given here gets printed
         help="access token of the user; made up if none is given",
     )
     auth: str = option(

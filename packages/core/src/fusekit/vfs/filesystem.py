@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import attrs
@@ -255,7 +255,7 @@ class Filesystem:
         """Give an inode a second name; the kernel gets one reference."""
         node, directory = self.tree.node(ino), self.tree.node(parent)
         entry, _ = await self._place(directory, name, "fusekit_link", caller)
-        async with self._still(node, caller):
+        async with self._still(node):
             if node.gone:
                 raise NotFound(f"{node.name!r} was removed")
             linked = await self._calls.link(await self.tree.entry(node, caller), entry, name, caller)
@@ -327,7 +327,7 @@ class Filesystem:
         exchange: bool,
         caller: Caller,
     ) -> None:
-        async with self._still(node, caller), self._still(replaced, caller):
+        async with self._still(node, replaced, below=True):
             source, capabilities = await self.tree.directory(old, caller)
             target, _ = await self._place(new, new_name, "fusekit_rename", caller, missing=errno.EXDEV)
             self._may_rename(node, replaced, capabilities, exchange)
@@ -351,8 +351,24 @@ class Filesystem:
             self._carry_over(node, moved, caller)
             self.tree.renamed(node, old, name, new, new_name, replaced, exchange, moved, caller)
             for changed in (node, replaced):
-                if changed is not None and changed.file is not None and not changed.gone:
-                    changed.file.entry = await self.tree.entry(changed, caller)
+                if changed is not None and not changed.gone:
+                    await self._readdress(changed, caller)
+
+    async def _readdress(self, node: Node, caller: Caller) -> None:
+        """Give the open file of an inode that moved, or the open files below a directory that did, their new address."""
+        for file in self._open_below(node):
+            if file.entry is None:
+                continue
+            if file.node is node:
+                file.entry = await self.tree.entry(node, caller)
+                continue
+            try:
+                found = await self.tree.entry(file.node, caller)
+            except BackendError as error:  # the rename itself is done, and no error of that
+                logger.warning("%s: not found again after a rename: %s", self.tree.inodes.path(file.node), error)
+            else:
+                # Only the address: that the content may be another one by now is for the next read or commit to see.
+                file.entry = attrs.evolve(file.entry, name=found.name, ref=found.ref)
 
     def _carry_over(self, node: Node, moved: Entry, caller: Caller) -> None:
         """Let what is kept for the version before a rename be kept for the one after it: the content is the same."""
@@ -569,7 +585,7 @@ class Filesystem:
         parent = self.tree.node(node.parent)
         if not self.tree.capabilities_of(parent, caller).has("fusekit_setxattr"):
             raise xattrs.refused(name)
-        async with self._still(node, caller):
+        async with self._still(node):
             if node.file is not None and node.file.entry is None:
                 await self.files.commit_locked(node.file, caller)
             entry = await self.tree.entry(node, caller)
@@ -810,7 +826,7 @@ class Filesystem:
                 return
         parent = self.tree.node(node.parent)
         if self.tree.capabilities_of(parent, caller).has("fusekit_setattr"):
-            async with self._still(node, caller):
+            async with self._still(node):
                 entry = await self.tree.entry(node, caller)
                 directory = await self.tree.entry(parent, caller)
                 changed = await self._calls.setattr(directory, entry, changes, caller)
@@ -852,17 +868,34 @@ class Filesystem:
         return await self._attr(node, caller)
 
     @asynccontextmanager
-    async def _still(self, node: Node | None, caller: Caller) -> AsyncIterator[None]:
-        """Keep commits of an inode away while its name or address changes."""
-        if node is None or node.file is None:
+    async def _still(self, *nodes: Node | None, below: bool = False) -> AsyncIterator[None]:
+        """Keep commits of inodes (``below``: and of files open below them) away while their names or addresses change.
+
+        The locks are taken in the order of inode numbers, so that nobody waits in a circle.
+        """
+        files: dict[int, File] = {}
+        for node in nodes:
+            if node is not None:
+                found = self._open_below(node) if below else [node.file] if node.file is not None else []
+                files.update({file.node.ino: file for file in found})
+        async with AsyncExitStack() as stack:
+            for _, file in sorted(files.items()):
+                await stack.enter_async_context(file.committing)
             yield
-            return
-        async with node.file.committing:
-            yield
+
+    def _open_below(self, node: Node) -> list[File]:
+        """Return the open file of ``node``; of a directory, the open files below it."""
+        if node.kind is not Kind.DIRECTORY:
+            return [node.file] if node.file is not None else []
+        return [
+            other.file
+            for other in self.tree.inodes
+            if other.file is not None and not other.gone and self.tree.inodes.below(other, node)
+        ]
 
     async def _remove(self, directory: Node, name: str, node: Node, caller: Caller) -> None:
         self._must_write()
-        async with self._still(node, caller):
+        async with self._still(node):
             entry, capabilities = await self.tree.directory(directory, caller)
             self._must_have(capabilities, "fusekit_remove")
             await self._may(directory, Want.WRITE, caller)

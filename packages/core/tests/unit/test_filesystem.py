@@ -27,10 +27,11 @@ from fusekit.errors import (
     Stale,
     Unavailable,
 )
+from fusekit.plugins.specs import hookimpl
 from fusekit.settings import Consistency, Settings, Write
 from fusekit.testing.harness import listed, written
 from fusekit.testing.volumes import Recorder, open_backend
-from fusekit.types import Attributes, Caller
+from fusekit.types import Attributes, Caller, Capabilities
 from fusekit.vfs.attributes import Attr
 from fusekit.vfs.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Changes, Filesystem
 from fusekit.vfs.inodes import ROOT
@@ -560,6 +561,58 @@ async def test_a_renamed_directory_brings_its_files(setup: Setup) -> None:
     assert await setup.content("f", moved.ino) == b"inside"
     with pytest.raises(Invalid):
         await setup.fs.rename(ROOT, "e", moved.ino, "inside-itself", 0, ME)
+
+
+class Limited(MemoryBackend):
+    """Takes files of at most 2 MiB."""
+
+    @hookimpl
+    def fusekit_capabilities(self) -> Capabilities:
+        return attrs.evolve(super().fusekit_capabilities(), file_bytes_max=2 << 20)
+
+
+async def test_a_file_with_a_refused_write_is_not_published_as_a_torso(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with open_backend(lambda mount: Limited(Options(), mount), tmp_path, recorder=recorder) as volume:
+        setup = Setup(volume, recorder, MemoryBackend(Options(), volume.mount))
+        await setup.remotely("old", b"old")
+        old = await setup.fs.lookup(ROOT, "old", ME)
+        new, _ = await setup.fs.create(ROOT, "new", 0o644, os.O_WRONLY, ME)
+        over = await setup.fs.open(old.ino, os.O_WRONLY | os.O_TRUNC, ME)
+        for handle in (new.handle, over.handle):
+            await setup.fs.write(handle, 0, bytes(2 << 20))
+            for call in (
+                lambda handle=handle: setup.fs.write(handle, 2 << 20, b"x"),
+                lambda handle=handle: setup.fs.fsync(handle),
+                lambda handle=handle: setup.fs.flush(handle),
+            ):
+                with pytest.raises(Invalid) as failed:
+                    await call()
+                assert failed.value.errno == errno.EFBIG
+            await setup.fs.release(handle)
+        assert await setup.names() == ["old"]
+        assert await setup.content("old") == b"old"
+        assert setup.calls.get("write", 0) == 0
+        assert (await volume.status())["journal"] == []
+
+
+async def test_after_a_refused_write_a_program_may_make_it_good(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with open_backend(lambda mount: Limited(Options(), mount), tmp_path, recorder=recorder) as volume:
+        setup = Setup(volume, recorder, MemoryBackend(Options(), volume.mount))
+        opened, attr = await setup.fs.create(ROOT, "f", 0o644, os.O_WRONLY | os.O_APPEND, ME)
+        await setup.fs.write(opened.handle, 0, bytes(2 << 20))
+        with pytest.raises(Invalid):
+            await setup.fs.write(opened.handle, 0, b"x")  # an offset that the kernel guessed: it is an append
+        with pytest.raises(Invalid):
+            await setup.fs.setattr(attr.ino, Changes(size=3 << 20), opened.handle, ME)
+        await setup.fs.setattr(attr.ino, Changes(size=0), opened.handle, ME)
+        await setup.fs.write(opened.handle, 0, b"less")
+        with pytest.raises(Invalid):
+            await setup.fs.setattr(attr.ino, Changes(size=3 << 20), opened.handle, ME)
+        await setup.fs.flush(opened.handle)
+        await setup.fs.release(opened.handle)
+        assert await setup.content("f") == b"less"
 
 
 async def test_files_open_below_a_renamed_directory_are_read_and_written_where_they_are_now(tmp_path: Path) -> None:

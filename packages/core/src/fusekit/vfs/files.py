@@ -45,7 +45,8 @@ class File:
     ``entry`` is the version that the remote side has (with its address), None for a file that was never sent.
     ``attributes`` were set by the program since then, ``written_ns`` is when it last changed the content. ``filled``
     is False while the file is empty since its create or truncate: such a flush is not worth an upload of its own.
-    ``failed`` is why the last commit did not succeed, ``failed_at`` how many ``changes`` there were then.
+    ``failed`` is why the last commit did not succeed, ``failed_at`` how many ``changes`` there were then. ``refused``
+    is why a write was not taken: until the next change, what is here is a torso, neither sent nor kept.
     ``finishing`` is set while the last handle's release commits.
     """
 
@@ -61,6 +62,7 @@ class File:
     written_ns: int | None = None
     failed: BackendError | None = None
     failed_at: int = 0
+    refused: BackendError | None = None
     changes: int = 0
     failed_rows: list[int] = attrs.field(factory=list)
     handles: int = 0
@@ -130,7 +132,7 @@ class Files:
             return
         file.finishing = trio.Event()
         try:
-            if file.dirty and file.failed is None:
+            if file.dirty and file.failed is None and file.refused is None:
                 await self.commit(file, file.caller)
         except BackendError as error:
             logger.error("%s: not sent, kept in the journal: %s", self._tree.inodes.path(file.node), error)
@@ -141,17 +143,17 @@ class Files:
                 await self._close(file)
 
     async def _close(self, file: File) -> None:
-        node = file.node
-        if file.staging is not None:
-            staging, file.staging = file.staging, None
-            if node.unlinked or not file.dirty:
-                await self._forget(file, staging)
-        node.file = None
+        node, staging = file.node, file.staging
+        if file.dirty:
+            node.pages = None  # the kernel has pages of what was not sent
+        file.staging = node.file = None
         key = next((key for key, pending in self._tree.pending.items() if pending is node), None)
         if key is not None:  # never sent: with the handle the name goes, the bytes stay in the journal
             del self._tree.pending[key]
             self._tree.inodes.detach(node)
         self._tree.release(node)
+        if staging is not None and (node.unlinked or not file.dirty or file.refused is not None):
+            await self._forget(file, staging)
 
     async def _forget(self, file: File, staging: Staging) -> None:
         await staging.discard()
@@ -213,9 +215,15 @@ class Files:
             await staging.truncate(size)
             self._changed(file, filled=file.filled and size > 0)
 
+    def refuse(self, file: File, error: BackendError) -> None:
+        """Take note that a write to ``file`` fails with ``error``: what came before it is not to be published alone."""
+        if file.dirty:
+            file.refused = error
+
     def _changed(self, file: File, *, filled: bool) -> None:
         file.changes += 1
         file.dirty = True
+        file.refused = None
         file.filled = filled
         file.written_ns = time.time_ns()
         file.attributes = attrs.evolve(file.attributes, mtime_ns=None)
@@ -291,6 +299,8 @@ class Files:
         """
         if file.failed is not None and file.failed_at == file.changes:
             raise file.failed
+        if file.refused is not None:
+            raise file.refused
         if file.dirty and not file.filled and not file.node.unlinked:
             async with file.committing:
                 async with file.changing:
@@ -309,6 +319,8 @@ class Files:
         """As `commit`, for one who holds ``committing``."""
         if not file.dirty or file.node.unlinked:
             return
+        if file.refused is not None:
+            raise file.refused
         if file.node.gone:
             raise Stale(f"{file.node.name!r} was removed or replaced by somebody else while it was open")
         if file.staging is None:  # created and never written

@@ -62,7 +62,7 @@ class Names(ProgramBase):
             place.run("mv", "--", name, "moved")
             place.run("mkdir", "--", name)
             place.run("mv", "--", "moved", f"./{name}/{name}")
-        place.check({name: None for name in names} | {f"{name}/{name}": expected[name] for name in names})
+        place.check(dict.fromkeys(names) | {f"{name}/{name}": expected[name] for name in names})
         place.run("rm", "-rf", "--", *names)
         place.check({})
 
@@ -86,9 +86,7 @@ class Names(ProgramBase):
         place.sh("ln -s d/f link; ln -s d folder; ln -s nowhere dangling; cat link; ls folder/f; ln -sfn d/f dangling")
         assert (place.path / "link").read_bytes() == b"target"
         place.sh("echo through > link; cp -a link copied; mv folder renamed")
-        place.check(
-            {"d": None, "d/f": b"through\n", "link": "d/f", "renamed": "d", "dangling": "d/f", "copied": "d/f"}
-        )
+        place.check({"d": None, "d/f": b"through\n", "link": "d/f", "renamed": "d", "dangling": "d/f", "copied": "d/f"})
 
     def test_hard_links(self, place: Place) -> None:
         (place.path / "f").write_bytes(b"shared")

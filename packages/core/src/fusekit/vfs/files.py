@@ -48,7 +48,8 @@ class File:
     ``entry`` is the version that the remote side has (with its address), None for a file that was never sent.
     ``attributes`` were set by the program since then, ``written_ns`` is when it last changed the content. ``filled``
     is False while the file is empty since its create or truncate: such a flush is not worth an upload of its own.
-    ``failed`` is why the last commit did not succeed, ``failed_at`` how many ``changes`` there were then.
+    ``failed`` is why the last commit did not succeed, ``failed_at`` how many ``changes`` there were then. ``refused``
+    is why a write was not taken: until the next change, what is here is a torso, neither sent nor kept.
     ``finishing`` is set while the last handle's release commits.
     """
 
@@ -64,6 +65,7 @@ class File:
     written_ns: int | None = None
     failed: BackendError | None = None
     failed_at: int = 0
+    refused: BackendError | None = None
     changes: int = 0
     failed_rows: list[int] = attrs.field(factory=list)
     handles: int = 0
@@ -144,17 +146,17 @@ class Files:
                 await self._close(file)
 
     async def _close(self, file: File) -> None:
-        node = file.node
-        if file.staging is not None:
-            staging, file.staging = file.staging, None
-            if node.unlinked or not file.dirty:
-                await self._forget(file, staging)
-        node.file = None
+        node, staging = file.node, file.staging
+        if file.dirty:
+            node.pages = None  # the kernel has pages of what was not sent
+        file.staging = node.file = None
         key = next((key for key, pending in self._tree.pending.items() if pending is node), None)
         if key is not None:  # never sent: with the handle the name goes, the bytes stay in the journal
             del self._tree.pending[key]
             self._tree.inodes.detach(node)
         self._tree.release(node)
+        if staging is not None and (node.unlinked or not file.dirty):
+            await self._forget(file, staging)
 
     async def _forget(self, file: File, staging: Staging) -> None:
         await staging.discard()
@@ -252,9 +254,15 @@ class Files:
             await staging.truncate(size)
             self._changed(file, filled=file.filled and size > 0)
 
+    def refuse(self, file: File, error: BackendError) -> None:
+        """Take note that a write to ``file`` fails with ``error``: what came before it is not to be published alone."""
+        if file.dirty:
+            file.refused = error
+
     def _changed(self, file: File, *, filled: bool) -> None:
         file.changes += 1
         file.dirty = True
+        file.refused = None
         file.filled = filled
         file.written_ns = time.time_ns()
         file.attributes = attrs.evolve(file.attributes, mtime_ns=None)
@@ -365,6 +373,8 @@ class Files:
         assert row is not None, "a staging file of a name has its row"
         node, parent = file.node, self._tree.node(file.node.parent)
         try:
+            if file.refused is not None:
+                raise file.refused
             staging = await self._freeze(file, caller)
             changes, row = file.changes, file.row or row
             attributes = self._to_store(file)

@@ -381,7 +381,11 @@ class Filesystem:
         opened = self.handles.file(handle)
         if not opened.writes:
             raise Invalid("not open for writing", errno=errno.EBADF)
-        self._places.fits(opened.file, start + len(data), opened.caller)
+        try:
+            self._places.fits(opened.file, (opened.file.size if opened.appends else start) + len(data), opened.caller)
+        except BackendError as error:
+            self.files.refuse(opened.file, error)
+            raise
         if opened.appends:
             await self.files.append(opened.file, data, opened.caller)
         else:

@@ -115,8 +115,11 @@ def complain(text: str) -> None:
     say(f"fusekit: {text}")
 
 
-def report(error: BaseException) -> int:
-    """Print ``error`` as one line, with ``--debug`` after its traceback, and return the exit status."""
+def report(error: BaseException, about: str = "") -> int:
+    """Print ``error`` as one line, with ``--debug`` after its traceback, and return the exit status.
+
+    ``about`` is what it happened to; it goes in front where the message does not name it.
+    """
     leaves = list(_leaves(error))
     if any(isinstance(leaf, BrokenPipeError) for leaf in leaves):
         # Who read our output has seen enough (`| head`). Flushing it at exit must not complain a second time.
@@ -124,7 +127,8 @@ def report(error: BaseException) -> int:
         return FAILED
     if debugging():
         say(trace(error).rstrip())
-    complain(reason(error))
+    why = reason(error)
+    complain(why if about in why else f"{about}: {why}")
     return INTERRUPTED if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves) else FAILED
 
 

@@ -23,7 +23,8 @@ PINS = ROOT / "constraints.txt"
 
 def install_pinned(session: nox.Session) -> None:
     """Install everything that is pinned, checked against its hash; pyfuse3 is built with what came before it."""
-    source, wheels = [], []
+    source: list[str] = []
+    wheels: list[str] = []
     for requirement in re.split(r"^(?=\S)", PINS.read_text(), flags=re.MULTILINE):
         (source if requirement.startswith("pyfuse3==") else wheels).append(requirement)
     for name, requirements, how in (

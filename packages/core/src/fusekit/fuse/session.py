@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,8 @@ TASKS_MAX: Final = 1024
 
 MOUNTED_AS: Final = "fuse.fusekit"
 
+_serving = threading.Lock()
+
 
 async def serve(
     volume: Volume,
@@ -44,6 +47,15 @@ async def serve(
     Raises:
         MountError: the kernel or the helper refuses.
     """
+    if _serving.locked():
+        raise MountError("this process serves a mount already; pyfuse3 keeps one a process")
+    with _serving:
+        return await _serve(volume, mountpoint, options, ready, stopping)
+
+
+async def _serve(
+    volume: Volume, mountpoint: Path, options: frozenset[str], ready: Callable[[], None], stopping: trio.Event
+) -> int:
     filesystem = volume.filesystem
     wanted = {f"fsname={_escaped(volume.source)}", "subtype=fusekit", "nosuid", "nodev", *options}
     if filesystem.tree.one_view:

@@ -1,4 +1,6 @@
-"""The pytest plugin: tests marked ``fuse`` run where a mount is possible, and say in one line why where it is not.
+"""The pytest plugin of the test kit: readable reports, and tests marked ``fuse`` where a mount is possible.
+
+Where it is not, they are skipped with the reason in one line at the end.
 
 Outside the layers. Loaded with ``-p fusekit.testing.plugin``, or from the ``conftest.py`` of a backend's own repository with
 ``pytest_plugins = ["fusekit.testing.plugin"]``.
@@ -7,16 +9,28 @@ Outside the layers. Loaded with ``-p fusekit.testing.plugin``, or from the ``con
 from __future__ import annotations
 
 import os
+import pkgutil
 import shutil
 import socket
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+import fusekit.testing
+
+# Readable asserts in the rest of the kit; only modules that are not yet imported can be given them.
+pytest.register_assert_rewrite(
+    *(
+        found.name
+        for found in pkgutil.iter_modules(fusekit.testing.__path__, "fusekit.testing.")
+        if found.name != __name__
+    )
+)
 
 MARKER = "fuse"
 DEVICE = Path("/dev/fuse")
@@ -78,6 +92,17 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     if marked and (problem := fuse_problem()):
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=f"cannot mount: {problem}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the reason of a skipped conformance test back into its report: pytest-trio skips again without one."""
+    report = yield
+    reason = getattr(getattr(item, "instance", None), "skipped_because", "")
+    if report.skipped and reason:
+        path, line, _ = item.location
+        report.longrepr = (path, (line or 0) + 1, f"Skipped: {reason}")
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

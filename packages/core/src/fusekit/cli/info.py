@@ -11,9 +11,10 @@ from fusekit.cli.describe import describe
 from fusekit.cli.options import Debug, Json, OptionLists, read_lists, split_mount_options
 from fusekit.cli.output import give_up, name_text, report, tell, tell_json, tell_table
 from fusekit.cli.volumes import opened, run, whole
-from fusekit.control import client, mounts
+from fusekit.control import client
 from fusekit.control.registry import endpoints, runtime_directory
 from fusekit.errors import FusekitError, MountError
+from fusekit.fuse import mounts
 
 HELP = """Show what SOURCE, or what is mounted on DIR, can do, and where each option's value came from.
 

@@ -9,9 +9,10 @@ import typer
 
 from fusekit.cli.options import Debug, Json
 from fusekit.cli.output import name_text, size_text, span_text, tell, tell_json
-from fusekit.control import client, mounts
+from fusekit.control import client
 from fusekit.control.registry import runtime_directory
 from fusekit.errors import MountError
+from fusekit.fuse import mounts
 
 HELP = """Show the mounts of this user: what is not sent yet, cache, requests, errors.
 

@@ -10,9 +10,10 @@ import typer
 
 from fusekit.cli.options import Debug
 from fusekit.cli.output import complain, give_up, say
-from fusekit.control import client, mounts
+from fusekit.control import client
 from fusekit.control.registry import Endpoint, endpoints, runtime_directory
 from fusekit.errors import MountError
+from fusekit.fuse import mounts
 from fusekit.values import parse_duration
 
 HELP = """Unmount DIR after everything written there has been sent.

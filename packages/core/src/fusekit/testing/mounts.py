@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from fusekit.fuse.session import detach, serve
+from fusekit.fuse.mounts import detach
+from fusekit.fuse.session import serve
 from fusekit.settings import Settings
 from fusekit.testing.volumes import Recorder, open_backend
 from fusekit.types import Mount
@@ -90,6 +91,6 @@ def mounted(
             stop[0]()
         thread.join(START_TIMEOUT_S)
         if os.path.ismount(mountpoint):
-            detach(mountpoint)
+            detach(mountpoint, lazy=True)
     if not started.empty() and isinstance(failed := started.get(), BaseException):
         raise failed

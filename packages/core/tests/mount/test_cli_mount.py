@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import pytest
 
-from fusekit.control.client import wait_for_end
+from fusekit.control.client import ask, wait_for_end
 from fusekit.control.registry import endpoints
 from fusekit.fuse.mounts import detach, is_dead, mount_points, mounted_at
 
@@ -29,6 +29,7 @@ END_TIMEOUT_S = 60.0
 PLUGIN = """
 from __future__ import annotations
 import attrs
+import trio
 from fusekit.api import Denied, Entry, Mount, Page, Sink, hookimpl, option
 
 @attrs.frozen
@@ -56,7 +57,9 @@ class Far:
     async def fusekit_read(self, entry: Entry, start: int, stop: int | None, sink: Sink) -> None:
         await sink.write(b"hello", at=0)
     @hookimpl
-    async def fusekit_write(self) -> Entry:
+    async def fusekit_write(self, name: str) -> Entry:
+        if name == "stuck":
+            await trio.sleep_forever()
         raise Denied("nobody may write here today")
 
 @hookimpl
@@ -336,7 +339,35 @@ def test_what_could_not_be_sent_is_listed_by_unmount_with_status_1(cli: Cli) -> 
     assert done.status == 1
     assert "fusekit: not sent: new" in done.err.replace("/new", "new")
     assert "nobody may write here today" in done.err
-    assert "1 files were not sent; they are kept in the journal" in done.err
+    assert "1 file was not sent; it is kept in the journal" in done.err
+    assert cli.mounted() == []
+
+
+def _calls(cli: Cli, hook: str) -> int:
+    """Return how often the one mount called a hook."""
+    (one,) = endpoints(cli.home / "run" / "fusekit")
+    status = ask(one, "status")
+    assert status is not None
+    calls: dict[str, int] = status["calls"]
+    return sum(number for name, number in calls.items() if name.endswith(hook))
+
+
+def test_unmount_with_a_timeout_lists_what_is_still_being_sent(cli: Cli) -> None:
+    cli.fine("mount", "far:", cli.mnt, "-o", "drain_timeout=60s", FAR_TOKEN="right")
+    (pid,) = cli.processes()
+    writer = subprocess.Popen(["sh", "-c", f"echo x > {cli.mnt}/stuck"], stderr=subprocess.DEVNULL)
+    try:
+        while not _calls(cli, "write"):
+            assert writer.poll() is None
+        done = cli("unmount", "--timeout", "100ms", cli.mnt)
+    finally:
+        os.kill(pid, signal.SIGKILL)  # it would wait for what never comes until a deadline
+        writer.wait()
+    assert done.status == 1
+    assert done.err.splitlines() == [
+        "fusekit: not sent: /stuck",
+        f"fusekit: {cli.mnt}: not everything was sent in time; the rest stays in the journal",
+    ]
     assert cli.mounted() == []
 
 

@@ -86,6 +86,11 @@ def span_text(seconds: float) -> str:
     return " ".join(parts[:2]) or "0s"
 
 
+def not_sent(files: int) -> str:
+    """Begin the sentence about files that are left; it ends with where."""
+    return "1 file was not sent; it is kept" if files == 1 else f"{files} files were not sent; they are kept"
+
+
 def reason(error: BaseException) -> str:
     """Return what went wrong in one line; of several errors at once the first that was raised on purpose."""
     chosen = cause(error)

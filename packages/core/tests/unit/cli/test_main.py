@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import attrs
 import pytest
@@ -195,6 +197,17 @@ def test_cp_goes_both_ways_and_between_sources(fusekit: Fusekit, files: Path, tm
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")], "no early names are left"
 
 
+def test_half_a_file_never_appears_and_what_was_there_stays(fusekit: Fusekit, files: Path) -> None:
+    for target in (f"local:{files}/d/", files / "d"):
+        done = fusekit("cp", "shop:/cut", target)
+        assert done.status == 1
+        assert "the rest is not for you" in done.line
+        assert os.listdir(files / "d") == ["e"]
+    for target in (f"local:{files}/a.txt", files / "a.txt"):
+        assert fusekit("cp", "shop:/cut", target).status == 1
+        assert (files / "a.txt").read_text() == "hello\n"
+
+
 def test_cp_r_copies_a_tree_and_says_what_it_leaves_out(fusekit: Fusekit, files: Path, tmp_path: Path) -> None:
     done = fusekit("cp", "-r", f"local:{files}", tmp_path / "copy")
     assert done.status == 1
@@ -230,7 +243,9 @@ def test_cp_r_copies_a_tree_and_says_what_it_leaves_out(fusekit: Fusekit, files:
         (["mount", "shop:", "{files}/d/e", "--read-only", "--write", "sync"], "contradict each other"),
         (["mount", "shop:", "{files}/d/e", "--log-level", "inof"], "'inof' is no log level; did you mean info?"),
         (["mount", "shop:", "{files}/d/e", "--umask", "8"], "'8' is no octal mode"),
-        (["emulate", "shop"], "has no emulator for 'shop'"),
+        (["emulate", "local"], "has no emulator for 'local'"),
+        (["emulate", "shop", "--port", "x"], "option port of emulator-shop: 'x' is no whole number (from -o)"),
+        (["emulate", "shop", "-o", "prt=1"], "emulator-shop has no option 'prt'; did you mean port?"),
     ],
 )
 def test_bad_input_is_one_line_and_status_1(fusekit: Fusekit, files: Path, arguments: list[str], message: str) -> None:
@@ -266,6 +281,29 @@ def test_a_reader_that_has_seen_enough_is_no_error(files: Path, shop: Path) -> N
     command = f"{sys.executable} -m fusekit cat local:{files}/big | head -c 1 | wc -c"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert (done.stdout.strip(), done.stderr) == ("1", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_emulate_prints_what_to_export_and_runs_until_a_signal(fusekit: Fusekit, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "fusekit", "emulate", "shop"]
+    emulator = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert emulator.stdout is not None
+        name, _, url = emulator.stdout.readline().strip().partition("=")
+        assert name == "export SHOP_HOST"
+        assert emulator.stdout.readline() == """export SHOP_TOKEN='it'"'"'s made up'\n"""
+        with pytest.raises(HTTPError) as answer:
+            urlopen(f"{url}/nothing")
+        assert answer.value.code == 404
+        taken = fusekit("emulate", "shop", "--port", url.rpartition(":")[2])
+        assert taken.status == 1
+        assert taken.line == "fusekit: the emulator cannot listen: Address already in use; choose another --port"
+        emulator.send_signal(number)
+        emulator.communicate()
+    finally:
+        emulator.kill()
+        emulator.communicate()
+    assert emulator.returncode == 0
 
 
 def test_reason_takes_what_was_raised_on_purpose_out_of_groups() -> None:

@@ -92,6 +92,18 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"cannot mount: {problem}"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
+    """Bring back the reason of a skip inside an async test: pytest-trio unwraps the group and skips anew without it."""
+    skipped = call.excinfo.value if call.excinfo else None
+    if isinstance(skipped, pytest.skip.Exception) and not skipped.msg:
+        inner = skipped.__context__
+        while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
+            inner = inner.exceptions[0]
+        if isinstance(inner, pytest.skip.Exception):
+            skipped.msg = inner.msg
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print each reason for skipping once, however many files it was met in."""
     reasons: Counter[str] = Counter()

@@ -19,6 +19,9 @@ def test_mounts(n): pass
 def test_other(): pass
 
 def test_skipped_for_itself(): pytest.skip("of its own")
+
+@pytest.mark.trio
+async def test_skipped_in_a_task(): pytest.skip("in a task")
 """
 
 
@@ -49,8 +52,9 @@ def test_without_a_device_the_reason_for_all_mount_tests_is_one_line(tmp_path: P
     assert lines == [
         f"SKIPPED 6: cannot mount: {tmp_path}/absent cannot be opened (No such file or directory)",
         "SKIPPED 2: of its own",
+        "SKIPPED 2: in a task",
     ]
-    assert done.stdout.splitlines()[-1].strip("=").strip().startswith("2 passed, 8 skipped")
+    assert done.stdout.splitlines()[-1].strip("=").strip().startswith("2 passed, 10 skipped")
     assert done.returncode == 0
 
 

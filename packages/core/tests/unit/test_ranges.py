@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +27,7 @@ def test_ranges_hold_exactly_the_bytes_that_were_added_and_not_removed(
     assert {byte for low, high in ranges for byte in range(low, high)} == model
     pairs = list(ranges)
     assert all(low < high for low, high in pairs)
-    assert all(one[1] < other[0] for one, other in zip(pairs, pairs[1:], strict=False)), "touching ranges are one"
+    assert all(one[1] < other[0] for one, other in pairwise(pairs)), "touching ranges are one"
     assert ranges.total == len(model)
     wanted = set(range(start, stop))
     assert {byte for low, high in ranges.missing(start, stop) for byte in range(low, high)} == wanted - model

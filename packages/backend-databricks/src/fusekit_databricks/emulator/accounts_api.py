@@ -33,7 +33,8 @@ class AccountsApi:
         """Say where to sign in; asked without credentials by the vendor's client when it is made."""
         if not self._service.setup.host_metadata:
             return self._service.failure(404, request, "unknown")
-        return json_reply({"oidc_endpoint": f"{self._service.url}/oidc", "cloud": self._service.setup.cloud})
+        facts = {"oidc_endpoint": f"{self._service.url}/oidc", "workspace_id": str(WORKSPACE_ID)}
+        return json_reply({**facts, "cloud": self._service.setup.cloud})
 
     @route("oauth-discovery", "GET", "/oidc/.well-known/oauth-authorization-server")
     @route("oauth-discovery", "GET", "/oidc/.well-known/openid-configuration")

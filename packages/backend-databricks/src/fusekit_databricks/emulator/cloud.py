@@ -83,7 +83,9 @@ class Cloud:
     @route("cloud-get", "GET", PREFIX + "{grant}")
     def get(self, request: Request) -> Reply:
         """Serve the content that a signed URL stands for, whole or a range."""
-        grant = self._check(request, {"GET"})
+        # A signature of AWS is for one method; the other clouds let a URL for GET be used for HEAD.
+        alike = {"GET"} if self._service.setup.cloud == "AWS" else {"GET", "HEAD"}
+        grant = self._check(request, alike)
         with self._lock:
             blob = self._blobs.get(grant["blob"])
         if blob is None:
@@ -132,7 +134,7 @@ class Cloud:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
 
     def _check(self, request: Request, methods: set[str]) -> dict[str, Any]:
-        """Return what the URL grants, after everything that a cloud looks at first.
+        """Return what the URL grants, after everything that a cloud looks at first; ``methods`` are as good as each other.
 
         Raises:
             Refused: with XML.
@@ -146,7 +148,7 @@ class Cloud:
         facts: dict[str, Any] = json.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         if facts["epoch"] != self._epoch or self._service.clock.now_ms() >= facts["ends_ms"]:
             raise Refused(self._expired())
-        if facts["method"] not in methods:
+        if request.method not in methods or facts["method"] not in methods:
             raise Refused(xml_reply(403, "SignatureDoesNotMatch", "The signature is for another method."))
         return facts
 

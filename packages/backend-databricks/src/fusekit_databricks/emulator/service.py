@@ -27,7 +27,7 @@ from fusekit_databricks.emulator.files_api import FilesApi
 from fusekit_databricks.emulator.notebooks import HEADERS
 from fusekit_databricks.emulator.permissions_api import PermissionsApi
 from fusekit_databricks.emulator.repos_api import ReposApi
-from fusekit_databricks.emulator.tree import TYPES, BadPath, Git, Node, Tree, canonical, parent_of
+from fusekit_databricks.emulator.tree import FOLDERS, TYPES, BadPath, Git, Node, Tree, canonical, parent_of
 from fusekit_databricks.emulator.workspace_api import WorkspaceApi
 
 _EMPTY_JUPYTER: Final = b'{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 0}'
@@ -106,8 +106,7 @@ class DatabricksEmulator(Emulator):
         self.cloud = Cloud(self)
         self.accounts.add(self._user, {"token": self._token, "admin": True})
         self.accounts.add("emulated-client", {"client_secret": f"emulated-{secrets.token_hex(16)}", "admin": True})
-        for path in ("/Users", "/Shared", "/Repos", f"/Users/{self._user}"):
-            self.folder(path)
+        self._make_homes()
         for part in (
             AccountsApi(self), WorkspaceApi(self), FilesApi(self), PermissionsApi(self), ReposApi(self), self.cloud,
         ):  # fmt: skip
@@ -287,14 +286,35 @@ class DatabricksEmulator(Emulator):
             accounts.add(name, facts)  # a trial, so that a mistake changes nothing
         objects = {self._key(path): self._parsed(path, facts) for path, facts in state.get("objects", {}).items()}
         with self.lock:
+            self._check_places(objects, merge)
             if not merge:
                 if state.get("users"):
                     self.accounts.users.clear()
                 self.tree.clear()
             for name, facts in state.get("users", {}).items():
-                self.accounts.add(name, facts)
+                known = self.accounts.users.get(name)
+                self.accounts.add(name, {**known.to_json(), **facts} if known else facts)
+            self._make_homes()
             for path in sorted(objects):
                 self._load(path, objects[path])
+
+    def _make_homes(self) -> None:
+        for path in ("/Users", "/Shared", "/Repos", *(f"/Users/{name}" for name in self.accounts.users)):
+            self.folder(path)
+
+    def _check_places(self, objects: Mapping[str, Mapping[str, Any]], merge: bool) -> None:
+        """Refuse objects that would be below something that is no folder, or take the place of one."""
+        for path, facts in objects.items():
+            there = self.tree.get(path) if merge else None
+            if there is not None and there.is_folder and facts["type"] not in FOLDERS:
+                raise ValueError(f"{path} is a folder")
+            above = path
+            while above != "/":
+                above = parent_of(above)
+                node = self.tree.get(above) if merge else None
+                kind = objects[above]["type"] if above in objects else node.type if node else "DIRECTORY"
+                if kind not in FOLDERS:
+                    raise ValueError(f"{path} cannot be below {above}, which is a {kind}")
 
     def _key(self, path: str) -> str:
         try:
@@ -342,7 +362,7 @@ class DatabricksEmulator(Emulator):
                 object_id=int(facts.get("object_id") or (old.object_id if old else self.tree.new_id())),
                 created_ms=int(facts.get("created_at", old.created_ms if old else now_ms)),
                 modified_ms=int(facts.get("modified_at", now_ms)),
-                blob=None if kind in {"DIRECTORY", "REPO"} else facts["blob"],
+                blob=None if kind in FOLDERS else facts["blob"],
                 language=facts.get("language", "PYTHON") if kind == "NOTEBOOK" else None,
                 export_format=facts.get("repos_export_format", "SOURCE") if kind == "NOTEBOOK" else None,
                 git=Git(**git) if git else None,

@@ -44,7 +44,7 @@ def program(
 
 
 for _module in (mount, unmount, status, info, backends, ls, stat, cat, cp, rm, emulate):
-    app.command(help=_module.HELP)(_module.command)
+    app.command(_module.__name__.rpartition(".")[2], help=_module.HELP)(_module.command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from fusekit.cli.output import say
-from fusekit.control.mounts import FUSERMOUNT, clear_dead, mounted_at, real_path
 from fusekit.errors import ConfigError, MountError
+from fusekit.fuse.mounts import FUSERMOUNT, clear_dead, mounted_at, real_path
 from fusekit.settings import Settings
 
 DEVICE: Final = Path("/dev/fuse")

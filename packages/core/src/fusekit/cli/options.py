@@ -29,8 +29,8 @@ OptionLists = Annotated[
 _FUSE: Final = frozenset({"allow_other", "allow_root", "noexec", "noatime", "dirsync"})
 _FUSE_VALUED: Final = frozenset({"max_read"})
 _DROPPED: Final = frozenset(
-    "rw defaults auto noauto user nouser users group nofail _netdev exec atime relatime norelatime strictatime"
-    " nodiratime async sync nosuid nodev owner noowner lazytime".split()
+    {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "group", "owner", "nofail", "_netdev", "exec"}
+    | {"atime", "relatime", "norelatime", "strictatime", "nodiratime", "lazytime", "sync", "async", "nosuid", "nodev"}
 )
 _DROPPED_PREFIXES: Final = ("x-", "comment=")
 _REFUSED: Final = {"suid": "nosuid", "dev": "nodev"}

@@ -9,8 +9,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NoReturn, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NoReturn
 
 from fusekit.errors import FusekitError
 
@@ -19,7 +19,6 @@ INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 BUG: Final = "internal error"
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-T = TypeVar("T")
 
 
 class _Choices:
@@ -47,6 +46,13 @@ def tell(text: str) -> None:
     """Print a line of data. A name that is no UTF-8 comes out as the bytes that it is."""
     sys.stdout.flush()
     sys.stdout.buffer.write(f"{text}\n".encode("utf-8", "surrogateescape"))
+
+
+def name_text(name: str) -> str:
+    """Return a name to print. A terminal gets no control characters: names come from elsewhere and are not trusted."""
+    if not sys.stdout.isatty():
+        return name
+    return "".join(character if character.isprintable() else "?" for character in name)
 
 
 def tell_json(value: Any) -> None:
@@ -82,16 +88,21 @@ def span_text(seconds: float) -> str:
 
 def reason(error: BaseException) -> str:
     """Return what went wrong in one line; of several errors at once the first that was raised on purpose."""
-    leaves = list(_leaves(error))
-    chosen = next((leaf for leaf in leaves if isinstance(leaf, FusekitError)), leaves[0])
+    chosen = cause(error)
     if isinstance(chosen, FusekitError):
         return " ".join(str(chosen).split()) or type(chosen).__name__
     if isinstance(chosen, KeyboardInterrupt):
         return "interrupted"
+    if isinstance(chosen, OSError) and chosen.strerror:
+        return f"{chosen.filename}: {chosen.strerror}" if chosen.filename else chosen.strerror
     hint = "" if debugging() else " (--debug shows where)"
-    if isinstance(chosen, OSError):
-        return f"{' '.join(str(chosen).split())}{hint}"
     return f"{BUG}: {type(chosen).__name__}: {' '.join(str(chosen).split())}{hint}"
+
+
+def cause(error: BaseException) -> BaseException:
+    """Return the one error that tells most: the first that was raised on purpose, else the first."""
+    leaves = list(_leaves(error))
+    return next((leaf for leaf in leaves if isinstance(leaf, FusekitError)), leaves[0])
 
 
 def trace(error: BaseException) -> str:
@@ -120,19 +131,6 @@ def report(error: BaseException) -> int:
 def give_up(status: int = FAILED) -> NoReturn:
     """End the command after its errors were printed."""
     sys.exit(status)
-
-
-def each(items: Iterable[T], do: Callable[[T], None]) -> None:
-    """Call ``do`` for each of ``items``; one that fails is reported and does not keep the others from their turn."""
-    failed = False
-    for item in items:
-        try:
-            do(item)
-        except (FusekitError, ExceptionGroup) as error:
-            report(error)
-            failed = True
-    if failed:
-        give_up()
 
 
 def _leaves(error: BaseException) -> Iterable[BaseException]:

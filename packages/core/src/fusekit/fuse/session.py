@@ -7,7 +7,7 @@ dirty then is drained afterwards, with the journal's lock still held.
 from __future__ import annotations
 
 import logging
-import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,7 @@ import trio
 from fusekit.errors import MountError
 from fusekit.fuse.adapter import Adapter
 from fusekit.fuse.kernel import Notifier
+from fusekit.fuse.mounts import detach, mounted_at
 from fusekit.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 # in one more; with pyfuse3's default of 99 stuck ones would starve all others.
 TASKS_MAX: Final = 1024
 
-MOUNTED_AS: Final = "fuse.fusekit"
+_serving = threading.Lock()
 
 
 async def serve(
@@ -44,6 +45,15 @@ async def serve(
     Raises:
         MountError: the kernel or the helper refuses.
     """
+    if _serving.locked():
+        raise MountError("this process serves a mount already; pyfuse3 keeps one a process")
+    with _serving:
+        return await _serve(volume, mountpoint, options, ready, stopping)
+
+
+async def _serve(
+    volume: Volume, mountpoint: Path, options: frozenset[str], ready: Callable[[], None], stopping: trio.Event
+) -> int:
     filesystem = volume.filesystem
     wanted = {f"fsname={_escaped(volume.source)}", "subtype=fusekit", "nosuid", "nodev", *options}
     if filesystem.tree.one_view:
@@ -77,26 +87,9 @@ async def _stop(volume: Volume, mountpoint: Path, stopping: trio.Event) -> None:
     await stopping.wait()
     with trio.move_on_after(volume.settings.drain_timeout_s):
         await volume.filesystem.send_all()
-    await trio.to_thread.run_sync(detach, mountpoint)
+    if mounted_at(mountpoint) is not None:  # else it was taken away meanwhile
+        await trio.to_thread.run_sync(lambda: detach(mountpoint, lazy=True))
     pyfuse3.terminate()
-
-
-def detach(mountpoint: Path) -> None:
-    """Take a mount away, from the tree at once and for good when nobody uses it any more.
-
-    Raises:
-        MountError: neither fusermount3 nor umount could.
-    """
-    tried: list[str] = []
-    for command in (["fusermount3", "-u", "-z"], ["umount", "-l"]):
-        try:
-            done = subprocess.run([*command, "--", str(mountpoint)], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            continue
-        if done.returncode == 0:
-            return
-        tried.append(done.stderr.strip())
-    raise MountError(f"cannot unmount {mountpoint}: {'; '.join(tried) or 'neither fusermount3 nor umount is there'}")
 
 
 def _escaped(text: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NoReturn
 
 import attrs
 import pytest
@@ -42,7 +42,7 @@ def covers(*hooks: str, using: tuple[str, ...] = ()) -> Callable[[_Test], _Test]
         async def run(self: Suite, place: Place, **given: object) -> None:
             missing = [h for h in (*hooks, *using) if h not in DEFAULTED and not place.capabilities.has(h)]
             if missing:
-                pytest.skip(f"absent here: {', '.join(missing)}")
+                self.skip(f"absent here: {', '.join(missing)}")
             await test(self, place, **given)
 
         run.__fusekit_covers__ = hooks  # type: ignore[attr-defined]  # read by `covered`
@@ -72,6 +72,10 @@ class Suite:
     many_entries: ClassVar[int] = 150
     """How many entries the long listing has; more than a page of the service, where that is bearable."""
 
+    def skip(self, reason: str) -> NoReturn:
+        """Skip this test; `fusekit.testing.plugin` shows the reason, which pytest-trio drops."""
+        pytest.skip(reason)
+
     @pytest.fixture
     async def place(self) -> AsyncIterator[Place]:
         """Yield the place to work in, inside the lifespans of its hooks: `fusekit.testing.harness.opened` does it."""
@@ -82,7 +86,7 @@ class Suite:
         """Return the entries of `SEED` by path, after making them where the place was not seeded."""
         found: dict[str, Entry] = {"": place.directory}
         if not place.seeded and not place.capabilities.has("fusekit_write"):
-            pytest.skip("nothing can be written here, and the place is not seeded")
+            self.skip("nothing can be written here, and the place is not seeded")
         for path, data in SEED.items():
             *parents, name = path.split("/")
             if parents and not place.seeded and not place.capabilities.has("fusekit_mkdir"):
@@ -125,7 +129,7 @@ class Suite:
     def need_guard(self, place: Place, entry: Entry) -> None:
         """Skip where core asks before it acts because the service cannot compare by itself."""
         if not place.capabilities.guarded or entry.version is None:
-            pytest.skip("not guarded: core looks before it acts")
+            self.skip("not guarded: core looks before it acts")
 
 
 def agree(one: Entry, other: Entry) -> None:

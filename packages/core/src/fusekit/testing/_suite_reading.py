@@ -40,7 +40,7 @@ class Reading(Suite):
         await listed(place.hooks, place.directory)
 
     async def test_absent_hooks_refuse(self, place: Place) -> None:
-        directory, entry, sink = place.directory, Entry.file("absent", "absent"), Buffer()
+        directory, entry, sink = place.directory, place.directory, Buffer()
         arguments: dict[str, dict[str, Any]] = {
             "fusekit_list": {"directory": directory, "page": _no_page},
             "fusekit_stat": {"directory": directory, "name": "absent", "known": None},
@@ -110,7 +110,7 @@ class Reading(Suite):
     async def test_a_listing_has_what_is_below_and_no_deeper(self, place: Place) -> None:
         made_here = await self.seed(place)
         if "folder" not in made_here:
-            pytest.skip("there are no directories here")
+            self.skip("there are no directories here")
         assert set(await listed(place.hooks, made_here["folder"])) == {"inner.txt", "deeper"}
         assert set(await listed(place.hooks, made_here["folder/deeper"])) == {"leaf"}
 
@@ -251,7 +251,7 @@ class Reading(Suite):
     async def test_content_that_changed_is_stale(self, place: Place) -> None:
         entry = (await self.seed(place))["hello.txt"]
         if entry.version is None:
-            pytest.skip("the service tells no versions")
+            self.skip("the service tells no versions")
         with pytest.raises(Stale):
             await read(place.hooks, attrs.evolve(entry, version=f"{entry.version}0"))
 
@@ -279,7 +279,7 @@ class Reading(Suite):
     @covers("fusekit_exchange")
     async def test_a_request_is_answered(self, place: Place) -> None:
         if place.exchange is None:
-            pytest.skip("the place fixture names no exchange file")
+            self.skip("the place fixture names no exchange file")
         entry, request, answer = place.exchange
         sink = Buffer()
         await place.hooks.fusekit_exchange(entry=entry, request=request, sink=sink, caller=ME)

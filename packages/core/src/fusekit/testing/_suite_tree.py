@@ -135,7 +135,7 @@ class Tree(Suite):
         try:
             entry = await self.special(place, "null", Kind.CHAR, Attributes(mode=0o666, rdev=0x0103))
         except Denied:
-            pytest.skip("devices are for the administrator here")
+            self.skip("devices are for the administrator here")
         assert (entry.kind, entry.rdev) == (Kind.CHAR, 0x0103)
         assert (await self.look(place, place.directory, "null")).rdev == 0x0103
 
@@ -466,7 +466,7 @@ class Tree(Suite):
     async def test_extended_attributes_outlive_a_new_content(self, place: Place) -> None:
         entry = await written(place.hooks, place.directory, "file", b"x")
         if not place.capabilities.replace:
-            pytest.skip("a closed file is final here")
+            self.skip("a closed file is final here")
         await place.hooks.fusekit_setxattr(entry=entry, name="color", value=b"red", caller=ME)
         entry = await written(place.hooks, place.directory, "file", b"new", replacing=entry)
         assert await self.xattrs(place, entry) == {"color": b"red"}
@@ -477,20 +477,20 @@ class Tree(Suite):
         try:
             await place.hooks.fusekit_setxattr(entry=folder, name="color", value=b"red", caller=ME)
         except NotSupported:
-            pytest.skip("only files have them here")
+            self.skip("only files have them here")
         assert await self.xattrs(place, folder) == {"color": b"red"}
 
     def need_rename(self, place: Place, what: Rename) -> None:
         """Skip where the service cannot rename like that."""
         if what not in place.capabilities.rename:
-            pytest.skip(f"rename cannot do all of {what} here")
+            self.skip(f"rename cannot do all of {what} here")
 
     async def linked(self, place: Place, name: str, target: str) -> Entry:
         """Make a symbolic link, or skip where the service refuses such a target."""
         try:
             entry = await place.hooks.fusekit_symlink(directory=place.directory, name=name, target=target, caller=ME)
         except Invalid as error:
-            pytest.skip(f"the service refuses this target: {error}")
+            self.skip(f"the service refuses this target: {error}")
         return resolved(place.directory, entry)
 
     async def special(self, place: Place, name: str, kind: Kind, attributes: Attributes) -> Entry:
@@ -500,7 +500,7 @@ class Tree(Suite):
                 directory=place.directory, name=name, kind=kind, attributes=attributes, caller=ME
             )
         except NotSupported as error:
-            pytest.skip(f"no {kind.value} here: {error}")
+            self.skip(f"no {kind.value} here: {error}")
         return resolved(place.directory, entry)
 
     async def hard_linked(self, place: Place, entry: Entry, name: str) -> Entry:

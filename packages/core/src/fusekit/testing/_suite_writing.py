@@ -107,7 +107,7 @@ class Writing(Suite):
             data = f"content {number}".encode()
             entry = await written(place.hooks, place.directory, "file", data, replacing=entry)
             if entry.version is None or not place.capabilities.replace:
-                pytest.skip("no versions, or files are final when closed")
+                self.skip("no versions, or files are final when closed")
             seen.append(entry.version)
         assert len(set(seen)) == 5
 
@@ -115,7 +115,7 @@ class Writing(Suite):
     async def test_a_reader_of_the_old_version_is_told(self, place: Place) -> None:
         first = await self.replaceable(place, "file", b"first")
         if first.version is None:
-            pytest.skip("the service tells no versions")
+            self.skip("the service tells no versions")
         await written(place.hooks, place.directory, "file", b"other", replacing=first)
         with pytest.raises((Stale, NotFound)):
             await read(place.hooks, first)
@@ -259,7 +259,7 @@ class Writing(Suite):
     async def test_a_file_over_the_limit_is_refused(self, place: Place) -> None:
         limit = place.capabilities.file_bytes_max
         if limit is None or limit > 32 << 20:
-            pytest.skip("no limit, or one too large to try")
+            self.skip("no limit, or one too large to try")
         with pytest.raises(TooLarge):
             await written(place.hooks, place.directory, "huge", bytes(limit + 1))
         assert await self.missing(place, place.directory, "huge")
@@ -283,14 +283,14 @@ class Writing(Suite):
             await written(place.hooks, place.directory, f"file{number}", data) for number, data in enumerate(contents)
         ]
         if entries[0].blob is None:
-            pytest.skip("the service does not name bytes")
+            self.skip("the service does not name bytes")
         assert entries[2].blob not in {entries[0].blob, entries[1].blob}
 
     @covers("fusekit_write")
     @pytest.mark.parametrize("name", [*NAMES, "n" * 255, "ü" * 127 + "x", "日" * 85], ids=ascii)
     async def test_a_name_comes_back_as_it_was_given(self, place: Place, name: str) -> None:
         if len(name.encode()) > place.capabilities.name_bytes_max:
-            pytest.skip("longer than names may be here")
+            self.skip("longer than names may be here")
         if name in self.refused_names:
             with pytest.raises(Invalid):
                 await written(place.hooks, place.directory, name, b"x")
@@ -305,7 +305,7 @@ class Writing(Suite):
     @covers("fusekit_write")
     async def test_an_undecodable_name_comes_back_where_names_are_bytes(self, place: Place) -> None:
         if place.capabilities.utf8_names:
-            pytest.skip("names are UTF-8 here")
+            self.skip("names are UTF-8 here")
         name = b"latin-\xe9\xff".decode("utf-8", "surrogateescape")
         await written(place.hooks, place.directory, name, b"x")
         assert set(await listed(place.hooks, place.directory)) == {name}
@@ -327,7 +327,7 @@ class Writing(Suite):
         pairs = (("file", "FILE"), ("e\u0301", "\u00e9"))
         one = next(((a, b) for a, b in pairs if fold is not None and fold(a) == fold(b)), None)
         if one is None:
-            pytest.skip("every name is itself here")
+            self.skip("every name is itself here")
         await written(place.hooks, place.directory, one[0], b"x")
         with pytest.raises(Exists):
             await written(place.hooks, place.directory, one[1], b"y")
@@ -362,7 +362,7 @@ class Writing(Suite):
     async def replaceable(self, place: Place, name: str, data: bytes) -> Entry:
         """Write a file that the test goes on to replace."""
         if not place.capabilities.replace:
-            pytest.skip("a closed file is final here")
+            self.skip("a closed file is final here")
         return await written(place.hooks, place.directory, name, data)
 
     async def unchanged(self, place: Place, name: str, data: bytes | None) -> None:

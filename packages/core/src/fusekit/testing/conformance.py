@@ -17,9 +17,9 @@ holds `SEED` and says ``opened(..., seeded=True)``. Each test honours the capabi
 directory: what is absent is tried once, to see that it refuses, and skipped with its name otherwise. The limits of a
 service are set as class attributes: see `Suite`.
 
-For readable failures let pytest rewrite the asserts before the first import, in ``conftest.py``::
+For readable failures, and for the reasons of what is skipped, ``conftest.py`` says::
 
-    pytest.register_assert_rewrite("fusekit.testing")
+    pytest_plugins = ["fusekit.testing.plugin"]
 """
 
 from __future__ import annotations

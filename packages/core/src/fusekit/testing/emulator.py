@@ -209,8 +209,7 @@ class Emulator:
         try:
             return self._serve(request, wire, route, methods, entry, fault)
         except Cut:
-            wire.reset()
-            return False
+            return self._reset(request, wire, entry)
         finally:
             self.log.decided(entry, 0, request.body.received, 0)  # where there was no answer
             self.log.finish(entry)
@@ -241,8 +240,7 @@ class Emulator:
         if fault.done:
             self._answer(request, route, methods)
         if fault.what is What.RESET:
-            wire.reset()
-            return False
+            return self._reset(request, wire, entry)
         if not request.body.unwanted:
             request.body.drain()
         if fault.what is What.GARBAGE:
@@ -253,6 +251,11 @@ class Emulator:
         if fault.retry_after is not None:
             reply.headers["Retry-After"] = fault.retry_after
         return self._send(request, wire, reply, entry, fault)
+
+    def _reset(self, request: Request, wire: Wire, entry: LoggedRequest) -> bool:
+        self.log.decided(entry, 0, request.body.received, 0)
+        wire.reset()
+        return False
 
     def _answer(self, request: Request, route: Route | None, methods: set[str]) -> Reply:
         """Let the service answer, and read what is left of the request."""
@@ -321,7 +324,7 @@ class Emulator:
         else:
             try:
                 reply = route.handler(request)
-            except (ValueError, TypeError, KeyError) as error:
+            except Exception as error:  # noqa: BLE001 - who steers is told what was wrong, whatever it was
                 reply = json_reply({"error": f"{type(error).__name__}: {error}"}, 400)
         request.body.drain()
         return self._send(request, wire, reply, None, None)

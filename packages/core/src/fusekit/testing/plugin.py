@@ -1,4 +1,6 @@
-"""The pytest plugin: tests marked ``fuse`` run where a mount is possible, and say in one line why where it is not.
+"""The pytest plugin of the test kit: readable reports, and tests marked ``fuse`` where a mount is possible.
+
+Where it is not, they are skipped with the reason in one line at the end.
 
 Outside the layers. Loaded with ``-p fusekit.testing.plugin``, or from the ``conftest.py`` of a backend's own repository with
 ``pytest_plugins = ["fusekit.testing.plugin"]``.

@@ -75,7 +75,7 @@ def run_in_process(cls: type[Emulator], settings: EmulatorOptions) -> Iterator[R
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     ) as child:
         assert child.stdin is not None
         assert child.stdout is not None

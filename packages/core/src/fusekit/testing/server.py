@@ -16,6 +16,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 from urllib.parse import parse_qsl, unquote
@@ -30,6 +31,7 @@ BLOCK: Final = 256 << 10
 HEAD_BYTES_MAX: Final = 64 << 10
 _SENDFILE_BYTES: Final = 8 << 20  # a call: long enough to cost nothing, short enough that counters move
 _JOIN_S: Final = 5.0
+_ACCEPT_AGAIN_S: Final = 0.05  # out of descriptors: one is free as soon as a client leaves
 
 
 class Disconnected(Exception):
@@ -271,8 +273,12 @@ class Server:
         while True:
             try:
                 sock, _ = self._listener.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if self._closing:
+                    return
+                logger.warning("a connection could not be accepted: %s", error)
+                time.sleep(_ACCEPT_AGAIN_S)
+                continue
             with self._lock:
                 if self._closing:
                     sock.close()
@@ -283,7 +289,7 @@ class Server:
                     target=self._serve, args=(sock, number), name=f"request-{number}", daemon=True
                 )
                 self._connections[number] = sock, thread
-            thread.start()
+                thread.start()
 
     def _serve(self, sock: socket.socket, number: int) -> None:
         try:

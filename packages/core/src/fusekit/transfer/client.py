@@ -20,6 +20,7 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
@@ -70,8 +71,9 @@ class Traffic:
 class Client:
     """HTTP for the service at ``base_url``; implements `fusekit.types.Http`.
 
-    Made anywhere, used under trio, closed by whoever made it. ``tls`` and ``limits`` are best shared by all clients
-    of a mount: loading certificates takes milliseconds, and limits hold for a host, whoever asks.
+    Made anywhere, used under trio, closed by whoever made it. ``tls`` (else made with ``ca_file``) and ``limits`` are
+    best shared by all clients of a mount: loading certificates takes milliseconds, and limits hold for a host, whoever
+    asks.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Client:
         *,
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
+        ca_file: Path | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
@@ -91,7 +94,7 @@ class Client:
         self._explain = explain
         self._limits = limits or Limits()
         self._http = httpx.AsyncClient(
-            verify=tls or trouble.tls_context(),
+            verify=tls or trouble.tls_context(ca_file),
             follow_redirects=False,
             # A proxy from the environment is used, but never for this machine itself: an emulator or a Tahoe node.
             mounts={f"all://{host}": None for host in _LOOPBACK},

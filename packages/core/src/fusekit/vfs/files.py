@@ -45,7 +45,8 @@ class File:
     ``entry`` is the version that the remote side has (with its address), None for a file that was never sent.
     ``attributes`` were set by the program since then, ``written_ns`` is when it last changed the content. ``filled``
     is False while the file is empty since its create or truncate: such a flush is not worth an upload of its own.
-    ``failed`` is why the last commit did not succeed, ``failed_at`` how many ``changes`` there were then. ``finishing`` is set while the last handle's release commits.
+    ``failed`` is why the last commit did not succeed, ``failed_at`` how many ``changes`` there were then.
+    ``finishing`` is set while the last handle's release commits.
     """
 
     node: Node

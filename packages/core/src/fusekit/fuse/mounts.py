@@ -1,7 +1,7 @@
 """Mount points as the kernel sees them: which are fusekit's, which are dead, and how to detach one.
 
-Control layer. Everything goes by path and ``/proc/self/mountinfo``, never through the mount itself unless said so:
-a call into a mount whose process is stuck would wait for ever.
+Fuse layer, but without pyfuse3. Everything goes by path and ``/proc/self/mountinfo``, never through the mount itself
+unless said so: a call into a mount whose process is stuck would wait for ever.
 """
 
 from __future__ import annotations

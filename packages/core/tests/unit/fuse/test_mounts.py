@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fusekit.control.mounts import detach, is_dead, mount_points, mounted_at, real_path, users
 from fusekit.errors import MountError
+from fusekit.fuse.mounts import detach, is_dead, mount_points, mounted_at, real_path, users
 
 LINES = r"""22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 36 22 0:45 / /mnt/with\040space rw,nosuid,nodev - fuse.fusekit memory: rw,user_id=0

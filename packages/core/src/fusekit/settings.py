@@ -79,7 +79,6 @@ class Settings:
     )
     cache_dir: Path = option(factory=_cache_home, converter=Path, help="where clean blocks are kept")
     state_dir: Path = option(factory=_state_home, converter=Path, help="where the journal and dirty files are kept")
-    memory_bytes: int = option(default=256 << 20, converter=parse_size, help="byte budget for buffers in flight")
     cache_bytes: int = option(default=10 << 30, converter=parse_size, help="how much of the disk clean blocks may take")
     direct_io: bool = option(default=False, help="bypass the kernel's page cache (shared mmap stops working)")
     layers: tuple[str, ...] = option(default=(), converter=words, help="layers on the backend, lowest first")

@@ -29,8 +29,9 @@ from fusekit.testing.harness import listed, written
 from fusekit.testing.volumes import Recorder, open_backend
 from fusekit.types import Attributes, Caller
 from fusekit.vfs.attributes import Attr
-from fusekit.vfs.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Changes, Filesystem
+from fusekit.vfs.filesystem import Changes, Filesystem
 from fusekit.vfs.inodes import ROOT
+from fusekit.vfs.renames import RENAME_EXCHANGE, RENAME_NOREPLACE
 from fusekit.volume import Volume
 
 ME = Caller(os.getuid(), os.getgid(), os.getpid())

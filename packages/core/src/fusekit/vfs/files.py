@@ -5,12 +5,13 @@ Reads come from its staging file where there is one, else from the block store; 
 over the version that was there. A commit freezes the staging file as a generation and hands it to the journal's
 uploader; what is written meanwhile goes to the next one.
 
-Locks, in this order: ``File.committing`` (one commit, rename or removal of the inode at a time, held over the
-network), then ``File.changing`` (one change of the staging file at a time, held over the disk only).
+Locks, in this order: a turn at the inode (one commit, rename, removal or change of attributes at a time, held over the
+network), then ``File.changing`` (one change of the staging file at a time).
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 import uuid
@@ -19,9 +20,10 @@ from typing import Final
 import attrs
 import trio
 
+from fusekit import names
 from fusekit.cache.blocks import Blocks
 from fusekit.disk import Disk
-from fusekit.errors import BackendError, Stale
+from fusekit.errors import BackendError, Invalid, Stale
 from fusekit.journal.journal import Journal
 from fusekit.journal.staging import Staging
 from fusekit.journal.uploader import Generation, Uploader, version_of
@@ -31,6 +33,7 @@ from fusekit.types import Attributes, Caller, Entry, Io
 from fusekit.vfs.attributes import token
 from fusekit.vfs.inodes import Node
 from fusekit.vfs.tree import Tree
+from fusekit.vfs.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +68,6 @@ class File:
     failed_rows: list[int] = attrs.field(factory=list)
     handles: int = 0
     finishing: trio.Event | None = None
-    committing: trio.Lock = attrs.field(factory=trio.Lock)
     changing: trio.Lock = attrs.field(factory=trio.Lock)
 
     @property
@@ -109,6 +111,7 @@ class Files:
         self._disk = disk
         self._settings = settings
         self._uploader = Uploader(calls, journal)
+        self.turns = Turns(tree.inodes)
         self.failures: dict[str, str] = {}
 
     # ---- life --------------------------------------------------------------------------------------------------
@@ -158,6 +161,40 @@ class Files:
         if file.row is not None:
             await self._journal.remove(file.row)
             file.row = None
+
+    async def find(self, directory: Node, name: str, caller: Caller) -> Node:
+        """Return the inode at ``name``, once the last handle's release of it, which the kernel does not wait for, is done.
+
+        Raises:
+            NotFound: there is none.
+        """
+        if len(name) > 1 and names.problem(name) is not None:
+            raise Invalid(f"the name is longer than {names.NAME_BYTES_MAX} bytes", errno=errno.ENAMETOOLONG)
+        while True:
+            node = await self._tree.lookup(directory, name, caller)
+            if node.file is None or node.file.finishing is None:
+                return node
+            await self.finished(node)
+
+    async def finished(self, node: Node) -> None:
+        """Wait until the last handle's release of the file is done."""
+        while node.file is not None and node.file.finishing is not None:
+            await node.file.finishing.wait()
+
+    async def outlive(self, node: Node, caller: Caller) -> None:
+        """Bring what open handles may still ask for here, before the remote side forgets it."""
+        if node.file is not None and node.file.handles > 0 and node.file.entry is not None:
+            await self.make_local(node.file, caller)
+
+    def withdraw(self, node: Node) -> None:
+        """Take the name of a file away that was never sent."""
+        for place in [place for place, other in self._tree.pending.items() if other is node]:
+            del self._tree.pending[place]
+            parent = self._tree.inodes.get(place[0])
+            if parent is not None:
+                self._tree.changed(parent, place[1])
+        node.unlinked = True
+        self._tree.inodes.detach(node)
 
     # ---- bytes -------------------------------------------------------------------------------------------------
 
@@ -292,7 +329,7 @@ class Files:
         if file.failed is not None and file.failed_at == file.changes:
             raise file.failed
         if file.dirty and not file.filled and not file.node.unlinked:
-            async with file.committing:
+            async with self.turns.take(file.node):
                 async with file.changing:
                     staging = await self._changeable(file, caller)
                 if file.dirty and not file.filled:
@@ -302,11 +339,11 @@ class Files:
 
     async def commit(self, file: File, caller: Caller) -> None:
         """Send what is dirty; return when the remote side has it."""
-        async with file.committing:
-            await self.commit_locked(file, caller)
+        async with self.turns.take(file.node):
+            await self.commit_in_turn(file, caller)
 
-    async def commit_locked(self, file: File, caller: Caller) -> None:
-        """As `commit`, for one who holds ``committing``."""
+    async def commit_in_turn(self, file: File, caller: Caller) -> None:
+        """As `commit`, for one who has a turn at the inode."""
         if not file.dirty or file.node.unlinked:
             return
         if file.node.gone:

@@ -215,9 +215,10 @@ class Inodes:
     def below(self, node: Node, ancestor: Node) -> bool:
         """Return whether ``node`` is ``ancestor`` or lies below it."""
         while node is not ancestor:
-            if node.ino == ROOT:
+            above = self._nodes.get(node.parent)
+            if node.ino == ROOT or above is None:
                 return False
-            node = self._nodes[node.parent]
+            node = above
         return True
 
     def _key(self, parent: Node, name: str, entry: Entry) -> Key:

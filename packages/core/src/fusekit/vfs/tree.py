@@ -325,8 +325,8 @@ class Tree:
             older = self.inodes.get(before)
             if older is not None and _unsent(older):
                 self.pending[(parent.ino, key)] = older  # what the program wrote is not given up for it
-            elif older is not None and (older.parent, older.name) == (parent.ino, entry.name):
-                self.inodes.detach(older)
+            elif older is not None:
+                self.inodes.unlink(older, parent, older.name if older.parent == parent.ino else entry.name)
         record.names[key] = node.ino
         record.misses.pop(key, None)
         fact = view.facts.get(node.ino)

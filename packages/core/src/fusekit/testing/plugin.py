@@ -34,6 +34,8 @@ pytest.register_assert_rewrite(
 
 MARKER = "fuse"
 DEVICE = Path("/dev/fuse")
+UNMOUNTED = "cannot mount: "
+REASONS_SHOWN = 5
 
 
 @cache
@@ -91,7 +93,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker(MARKER)]
     if marked and (problem := fuse_problem()):
         for item in marked:
-            item.add_marker(pytest.mark.skip(reason=f"cannot mount: {problem}"))
+            item.add_marker(pytest.mark.skip(reason=f"{UNMOUNTED}{problem}"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -107,10 +109,14 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print each reason for skipping once, however many files it was met in."""
+    """Print each reason for skipping once, however many files it was met in, and that nothing can be mounted last of all."""
     reasons: Counter[str] = Counter()
     for report in terminalreporter.getreports("skipped"):
         if isinstance(report.longrepr, tuple):
             reasons[report.longrepr[2].removeprefix("Skipped: ")] += 1
-    for reason, count in reasons.most_common():
+    unmounted = {reason: reasons.pop(reason) for reason in list(reasons) if reason.startswith(UNMOUNTED)}
+    common = reasons.most_common(None if terminalreporter.verbosity > 0 else REASONS_SHOWN)
+    if rest := reasons.total() - sum(count for _, count in common):
+        common.append((f"{len(reasons) - len(common)} other reasons (-v shows them)", rest))
+    for reason, count in [*common, *unmounted.items()]:
         terminalreporter.write_line(f"SKIPPED {count}: {reason}")

@@ -206,10 +206,11 @@ class Files:
             return await staging.read(start, stop)
         if file.entry is None:
             return b""
-        if file.entry.io is Io.DIRECT:
-            return await self._direct(file.entry, start, stop, caller)
+        entry = await self._addressed(file, file.entry, caller)
+        if entry.io is Io.DIRECT:
+            return await self._direct(entry, start, stop, caller)
         try:
-            return await self._blocks.read(block_key(file.entry), file.entry, start, stop, caller)
+            return await self._blocks.read(block_key(entry), entry, start, stop, caller)
         except Stale:
             self._tree.metadata.expire(file.node.ino)
             raise
@@ -219,6 +220,7 @@ class Files:
         entry = file.entry
         if entry is None or entry.size is not None or entry.io is not Io.CACHED:
             return
+        entry = await self._addressed(file, entry, caller)
         size = await self._blocks.measure(block_key(entry), entry, caller)
         file.entry = attrs.evolve(entry, size=size)
         fact = self._tree.fact(file.node, caller)
@@ -293,14 +295,22 @@ class Files:
         """Bring what ``staging`` lacks between ``start`` and ``stop`` from the version below it."""
         for low, high in staging.missing(start, stop):
             assert file.entry is not None, "only a version below can have what is missing"
+            entry = await self._addressed(file, file.entry, caller)
             for at in range(low, high, _FILL_BYTES):
                 part = min(at + _FILL_BYTES, high)
-                data = await self._blocks.read(block_key(file.entry), file.entry, at, part, caller)
+                data = await self._blocks.read(block_key(entry), entry, at, part, caller)
                 if locked:
                     await staging.fill(data, at)
                 else:
                     async with file.changing:
                         await staging.fill(data, at)
+
+    async def _addressed(self, file: File, entry: Entry, caller: Caller) -> Entry:
+        """Return ``entry``, a version of the file, with the address that it has now: names above it may have moved."""
+        if file.node.gone or self._tree.fact(file.node, caller) is None:
+            return entry
+        now = await self._tree.entry(file.node, caller)
+        return attrs.evolve(entry, name=now.name, ref=now.ref)
 
     async def _direct(self, entry: Entry, start: int, stop: int, caller: Caller) -> bytes:
         sink = _Window(start, stop)
@@ -361,7 +371,8 @@ class Files:
             await self._note_flushed(file, staging, attributes, durable=False)
             generation = Generation(staging, attributes, file.key, row, self._journal)
             directory = await self._tree.entry(parent, caller)
-            entry = await self._uploader.commit(directory, node.name, file.entry, generation, caller)
+            replacing = await self._addressed(file, file.entry, caller) if file.entry is not None else None
+            entry = await self._uploader.commit(directory, node.name, replacing, generation, caller)
         except BackendError as error:
             file.dirty = True
             file.failed, file.failed_at = error, changes

@@ -19,7 +19,7 @@ service are set as class attributes: see `Suite`.
 
 For readable failures, and for the reasons of what is skipped, ``conftest.py`` says::
 
-    from fusekit.testing.plugin import pytest_runtest_makereport  # noqa: F401
+    pytest_plugins = ["fusekit.testing.plugin"]
 """
 
 from __future__ import annotations

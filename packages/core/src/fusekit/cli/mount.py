@@ -1,0 +1,191 @@
+"""``fusekit mount``: a source becomes a directory."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import attrs
+import typer
+
+from fusekit.cli import background
+from fusekit.cli.describe import describe
+from fusekit.cli.mountpoint import check_directories, check_fuse, prepare
+from fusekit.cli.options import Debug, MountOptions, OptionLists, read_lists, split_mount_options, write_list
+from fusekit.cli.output import complain, debugging, give_up, not_sent, report, say
+from fusekit.config import closest
+from fusekit.errors import ConfigError
+from fusekit.plugins.sources import Request, resolve
+
+if TYPE_CHECKING:
+    import trio
+
+
+HELP = """Mount SOURCE on the directory DIR.
+
+Returns as soon as DIR can be used, or says in one line why it cannot. What any option means for SOURCE, and where its
+value comes from, is shown by: fusekit info SOURCE
+
+\b
+Examples:
+  fusekit mount local:/srv/data ~/data
+  fusekit mount databricks:/Users/me ~/work -o host=https://example.cloud.databricks.com
+  fusekit mount work ~/work --read-only         (work is a profile of config.toml)
+  fusekit mount memory: /mnt/scratch -o allow_other,uid=1000,gid=1000
+  fusekit mount --foreground --log-level debug local:/srv/data ~/data
+"""
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def command(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="scheme:path, or a profile.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An empty directory to mount on.")],
+    options: OptionLists = None,
+    foreground: Annotated[bool, typer.Option("--foreground", "-f", help="Stay, log to stderr; Ctrl-C ends.")] = False,
+    consistency: Annotated[
+        str | None, typer.Option(metavar="MODE", help="strict, close-to-open (default), relaxed or snapshot.")
+    ] = None,
+    ttl: Annotated[str | None, typer.Option(metavar="TIME", help="How long names and attributes are believed.")] = None,
+    write: Annotated[str | None, typer.Option(metavar="MODE", help="sync (default), or off.")] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="As --write off.")] = False,
+    uid: Annotated[str | None, typer.Option(metavar="UID", help="Owner shown where the service names none.")] = None,
+    gid: Annotated[str | None, typer.Option(metavar="GID", help="Group shown where the service names none.")] = None,
+    umask: Annotated[str | None, typer.Option(metavar="OCTAL", help="Permission bits taken away.")] = None,
+    file_mode: Annotated[str | None, typer.Option(metavar="OCTAL", help="Permission bits of all files.")] = None,
+    dir_mode: Annotated[str | None, typer.Option(metavar="OCTAL", help="Permission bits of all directories.")] = None,
+    cache_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Where clean blocks are kept.")] = None,
+    state_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Where what is not yet sent is kept.")] = None,
+    layer: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Put a layer on top; repeatable.")] = None,
+    allow_other: Annotated[bool, typer.Option("--allow-other", help="Let other users in.")] = False,
+    log_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Log of the background process.")] = None,
+    log_level: Annotated[str, typer.Option(metavar="LEVEL", help=f"One of {', '.join(LEVELS)}.")] = "info",
+    debug: Debug = False,
+    ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    flags = {
+        "consistency": consistency,
+        "ttl": ttl,
+        "write": _write_mode(write, read_only=read_only),
+        "uid": uid,
+        "gid": gid,
+        "umask": umask,
+        "file_mode": file_mode,
+        "dir_mode": dir_mode,
+        "cache_dir": cache_dir,
+        "state_dir": state_dir,
+        "layers": ",".join(layer) if layer else None,
+    }
+    if log_level not in LEVELS:
+        raise ConfigError(f"{log_level!r} is no log level{closest(log_level, LEVELS)} ({', '.join(LEVELS)})")
+    given = split_mount_options(read_lists(options or []))
+    merged = {**given.flags, **{name: value for name, value in flags.items() if value is not None}}
+    wanted = attrs.evolve(given, flags=merged, fuse=given.fuse | ({"allow_other"} if allow_other else set()))
+    if foreground or ready_fd is not None:
+        _serve_here(source, directory, wanted, log_level, background.Ready(ready_fd))
+        return
+    request, target = _prepare(source, directory, wanted)
+    log = log_file or _log_file(request, target)
+    again = {**merged, **_fuse_flags(wanted)}
+    arguments = ["mount", *write_list(again), "--log-level", log_level, *(["--debug"] if debugging() else [])]
+    # DIR as it was given, made absolute: messages then name it as the user does.
+    background.start([*arguments, "--", source, str(directory.expanduser().absolute())], log.absolute())
+    say(f"{request.source} is mounted on {directory}; to leave: fusekit unmount {directory}")
+
+
+def _write_mode(write: str | None, *, read_only: bool) -> str | None:
+    if not read_only:
+        return write
+    if write not in {None, "off"}:
+        raise ConfigError(f"--read-only and --write {write} contradict each other; leave one out")
+    return "off"
+
+
+def _fuse_flags(wanted: MountOptions) -> dict[str, str | None]:
+    pairs = (option.partition("=") for option in sorted(wanted.fuse))
+    flags = {name: value if equals else None for name, equals, value in pairs}
+    return {**flags, "nonempty": None} if wanted.nonempty else flags
+
+
+def _prepare(source: str, directory: Path, wanted: MountOptions) -> tuple[Request, Path]:
+    """Check all that can be checked before a process is started for it."""
+    request = resolve(source, wanted.flags)
+    target = prepare(directory, nonempty=wanted.nonempty)
+    check_fuse(wanted.fuse)
+    check_directories(request.settings, target)
+    return request, target
+
+
+def _log_file(request: Request, target: Path) -> Path:
+    name = str(target).strip("/").replace("/", "-")[-200:] or "root"
+    return request.settings.state_dir / "log" / f"{name}.log"
+
+
+def _serve_here(source: str, directory: Path, wanted: MountOptions, level: str, ready: background.Ready) -> None:
+    """Mount and serve in this process until the mount ends."""
+    logging.basicConfig(
+        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # Libraries tell every request at INFO; that is our DEBUG.
+    for library in ("httpx", "httpcore"):
+        logging.getLogger(library).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    try:
+        request, target = _prepare(source, directory, wanted)
+        os.chdir("/")  # a working directory is a mount that cannot be unmounted
+        import trio
+
+        left = trio.run(functools.partial(_run, request, target, wanted, ready))
+    except BaseException as error:
+        ready.failed(error)
+        if ready.descriptor is None:
+            raise
+        give_up(report(error))
+    if left:
+        complain(f"{not_sent(left)} in {request.settings.state_dir}")
+        give_up()
+
+
+async def _run(request: Request, target: Path, wanted: MountOptions, ready: background.Ready) -> int:
+    import trio
+
+    from fusekit.control.registry import runtime_directory
+    from fusekit.control.socket import Control
+    from fusekit.fuse.session import serve
+    from fusekit.volume import open_volume
+
+    stopping = trio.Event()
+    sockets = runtime_directory()
+    async with open_volume(request.source, request.settings) as volume:
+        facts = {"mountpoint": str(target), "profile": request.source.profile}
+
+        async def status() -> dict[str, Any]:
+            return {**facts, **await volume.status()}
+
+        async def info() -> dict[str, Any]:
+            return {**facts, **describe(request), **volume.info()}
+
+        control = Control(status, info, stopping.set)
+        async with trio.open_nursery() as nursery, control.listening(sockets, target):
+            nursery.start_soon(_stop_at_signal, stopping)
+            left = await serve(volume, target, options=wanted.fuse, ready=ready.mounted, stopping=stopping)
+            await control.finish({"left": left, "files": _left(await volume.status())})
+            nursery.cancel_scope.cancel()
+    return left
+
+
+def _left(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return list(status.get("journal", ()))
+
+
+async def _stop_at_signal(stopping: trio.Event) -> None:
+    import trio
+
+    # SIGHUP: a terminal that closes ends a mount in its foreground; one in the background has none.
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for _ in signals:
+            stopping.set()

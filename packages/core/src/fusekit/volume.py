@@ -1,0 +1,257 @@
+"""A volume: everything of a mount but the kernel, put together and taken apart in the right order.
+
+Above the vfs, below the adapter. `open_volume` makes the backend and its layers, the HTTP pools they ask for, cache,
+journal and file system; the command line drives it directly, `fusekit.fuse.session` puts a kernel on top.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+import trio
+
+from fusekit import __version__
+from fusekit.cache.blocks import Blocks
+from fusekit.config import LayerChoice, Source
+from fusekit.disk import Disk
+from fusekit.errors import FusekitError, MountError, PluginError
+from fusekit.journal.journal import Journal, State
+from fusekit.metrics import Metrics
+from fusekit.plugins import manager
+from fusekit.plugins.sources import resolve
+from fusekit.plugins.specs import OPERATIONS, Hooks
+from fusekit.settings import Settings
+from fusekit.transfer.calls import Calls
+from fusekit.transfer.limits import Limits
+from fusekit.types import Auth, Caller, Entry, Explain, Http, Mount
+from fusekit.vfs.filesystem import Filesystem
+from fusekit.vfs.paths import Paths
+
+if TYPE_CHECKING:
+    from fusekit.transfer.client import Client
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Invalidate = Callable[[int, str | None], None]
+
+
+class Volume:
+    """One source, open. ``identity`` names it on this machine, so that cache, journal and numbers are found again."""
+
+    def __init__(self, source: str, settings: Settings, identity: str, mount: VolumeMount) -> None:
+        self.source = source
+        self.settings = settings
+        self.identity = identity
+        self.mount = mount
+        self.metrics = Metrics()
+        self.began = time.time()
+        self.hooks: Hooks
+        self.filesystem: Filesystem
+        self.journal: Journal
+        self.blocks: Blocks
+        self.paths: Paths
+
+    @property
+    def me(self) -> Caller:
+        """Return the mounting user as a caller."""
+        return Caller(os.getuid(), os.getgid(), os.getpid(), self.mount.principal)
+
+    async def status(self) -> dict[str, Any]:
+        """Return what `fusekit status` shows, as plain values."""
+        rows = await self.journal.rows()
+        return {
+            "source": self.source,
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": round(time.time() - self.began, 1),
+            "write": self.settings.write.value,
+            "consistency": self.settings.consistency.value,
+            "unsent": self.filesystem.unsent(),
+            "failed": dict(self.filesystem.files.failures),
+            "journal": [
+                {"path": row.path, "state": row.state.value, "size": row.size, "error": row.error} for row in rows
+            ],
+            "handles": len(self.filesystem.handles),
+            "inodes": len(self.filesystem.tree.inodes),
+            "cache_bytes": self.blocks.bytes_used,
+            **self.metrics.as_dict(),
+        }
+
+    def info(self) -> dict[str, Any]:
+        """Return what `fusekit info` shows: what the source can do at its top, and how it is set up."""
+        fact = self.filesystem.tree.fact(self.filesystem.tree.inodes.root, self.me)
+        capabilities = self.hooks.fusekit_capabilities(directory=fact.entry if fact else Entry.directory(""))
+        values = attrs.asdict(capabilities, filter=lambda field, _: field.name not in {"hooks", "fold", "rename"})
+        return {
+            "source": self.source,
+            "hooks": sorted(hook for hook in OPERATIONS if capabilities.has(hook)),
+            "capabilities": {**values, "rename": [flag.name for flag in capabilities.rename]},
+            "case_folding": capabilities.fold is not None,
+            "skipped_names": self.metrics.skipped_names,
+        }
+
+
+class VolumeMount:
+    """What a backend or layer gets as its `Mount`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._clients: list[Client] = []
+        self._limits = Limits()
+        self._tls: ssl.SSLContext | None = None
+        self.opened: list[manager.Stack] = []
+        self.volume: Volume | None = None
+        self.invalidate: Invalidate | None = None
+        self.principal = ""
+
+    def http(self, base_url: str, auth: Auth | None = None, explain: Explain | None = None) -> Http:
+        # Imported late: half of the start-up time of a mount that speaks no HTTP.
+        from fusekit.transfer.client import Client
+        from fusekit.transfer.trouble import tls_context
+
+        self._tls = self._tls or tls_context(self._settings.ca_file)
+        client = Client(
+            base_url,
+            auth,
+            explain,
+            tls=self._tls,
+            limits=self._limits,
+            connect_timeout_s=self._settings.metadata_timeout_s,
+            idle_timeout_s=self._settings.idle_timeout_s,
+        )
+        self._clients.append(client)
+        return client
+
+    def changed(self, ref: str, name: str | None = None, principal: str | None = None) -> None:
+        """Ask again before what was said to have changed is believed, here and in the kernel."""
+        if self.volume is None:
+            return
+        tree = self.volume.filesystem.tree
+        views = tree.metadata.views() if principal is None else [tree.metadata.view(principal)]
+        for view in views:
+            for ino in list(view.facts):
+                node = tree.inodes.get(ino)
+                if node is None or tree.address(node, view) != ref:
+                    continue
+                touched = [ino]
+                if name is not None and (record := view.directories.get(ino)) is not None:
+                    touched += [child for key, child in record.names.items() if key == name]
+                for number in touched:
+                    tree.metadata.expire(number)
+                if self.invalidate is not None:
+                    self.invalidate(ino, name)
+
+    def open(self, source: str, mount: Mount) -> Hooks:
+        """Return the hooks of another source as part of this mount."""
+        stack = _stack(resolve(source).source, self._settings, mount)
+        self.opened.append(stack)
+        return stack.hooks
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for client in self._clients:
+            await client.aclose()
+
+
+@asynccontextmanager
+async def open_volume(source: Source, settings: Settings, *, private: bool = False) -> AsyncIterator[Volume]:
+    """Open ``source`` and hand out the volume; at the end everything is sent, closed and given back.
+
+    ``private`` keeps cache and journal in a temporary directory, for commands that run beside a mount.
+
+    Raises:
+        ConfigError, PluginError: the source cannot be made. MountError: another process has its directories.
+        BackendError: the service refuses its root.
+    """
+    async with open_stack(
+        lambda mount: _stack(source, settings, mount), str(source), settings, private=private
+    ) as volume:
+        yield volume
+
+
+@asynccontextmanager
+async def open_stack(
+    make: Callable[[Mount], manager.Stack], source: str, settings: Settings, *, private: bool = False
+) -> AsyncIterator[Volume]:
+    """As `open_volume`, for a backend that ``make`` makes (a test's, or one without an entry point)."""
+    identity = blake2b(source.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    mount = VolumeMount(settings)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(mount.aclose)
+        built = make(mount)
+        volume = Volume(source, settings, identity, mount)
+        volume.hooks = built.hooks
+        cache_dir, state_dir = settings.cache_dir / identity, settings.state_dir / identity
+        if private:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fusekit-")))
+            cache_dir, state_dir = scratch / "cache", scratch / "state"
+        for opened in (*mount.opened, built):
+            for lifespan in opened.lifespans:
+                await stack.enter_async_context(lifespan)
+        calls = Calls(built.hooks, settings, volume.metrics)
+        disk = Disk()
+        owner = f"the mount of {source}"
+        volume.journal = await _opened(Journal.open(state_dir, owner), state_dir)
+        stack.push_async_callback(volume.journal.close)
+        volume.blocks = await _opened(Blocks.open(cache_dir, owner, calls, disk, settings.cache_bytes), cache_dir)
+        stack.push_async_callback(volume.blocks.close)
+        volume.filesystem = Filesystem(calls, volume.blocks, volume.journal, disk, settings, volume.metrics, identity)
+        mount.volume = volume
+        caller = await volume.filesystem.caller(os.getuid(), os.getgid(), os.getpid())
+        mount.principal = caller.principal
+        await volume.filesystem.start(caller)
+        volume.paths = Paths(volume.filesystem, caller)
+        await _report_left(volume)
+        try:
+            yield volume
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.drain_timeout_s):
+                await volume.filesystem.drain()
+
+
+def _stack(source: Source, settings: Settings, mount: Mount) -> manager.Stack:
+    """Make the backend of ``source`` and put its layers on."""
+    cls = manager.backend_class(source.scheme)
+    backend = _made(lambda: cls(source.options, mount), f"the backend {source.scheme!r}")
+
+    def factory(layer: LayerChoice) -> Callable[[Hooks], object]:
+        above = manager.layer_class(layer.name)
+        return lambda inner: _made(lambda: above(layer.options, mount, inner), f"the layer {layer.name!r}")
+
+    return manager.stack(backend, [factory(layer) for layer in source.layers])
+
+
+def _made(make: Callable[[], object], what: str) -> object:
+    try:
+        return make()
+    except FusekitError:
+        raise
+    except Exception as error:
+        logger.debug("%s cannot be made", what, exc_info=True)
+        raise PluginError(f"{what} cannot be made: {type(error).__name__}: {error}") from error
+
+
+async def _opened(opening: Awaitable[T], directory: Path) -> T:
+    try:
+        return await opening
+    except OSError as error:
+        raise MountError(f"{directory}: {error.strerror}; choose another with --cache-dir or --state-dir") from error
+
+
+async def _report_left(volume: Volume) -> None:
+    """Say what an earlier run left unsent; it is kept until the user decides."""
+    rows = await volume.journal.rows()
+    for row in rows:
+        what = "was not closed" if row.state is State.OPEN else "was not sent"
+        logger.warning("%s %s when the last mount ended; its bytes are kept in %s", row.path, what, row.staging)

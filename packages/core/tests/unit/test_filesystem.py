@@ -12,7 +12,10 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
+from fusekit.backends.local import LocalBackend
+from fusekit.backends.local import Options as LocalOptions
 from fusekit.backends.memory import MemoryBackend, Options
 from fusekit.errors import (
     BackendError,
@@ -24,10 +27,11 @@ from fusekit.errors import (
     Stale,
     Unavailable,
 )
+from fusekit.plugins.specs import hookimpl
 from fusekit.settings import Consistency, Settings, Write
 from fusekit.testing.harness import listed, written
 from fusekit.testing.volumes import Recorder, open_backend
-from fusekit.types import Attributes, Caller
+from fusekit.types import Attributes, Caller, Capabilities
 from fusekit.vfs.attributes import Attr
 from fusekit.vfs.filesystem import Changes, Filesystem
 from fusekit.vfs.inodes import ROOT
@@ -558,6 +562,111 @@ async def test_a_renamed_directory_brings_its_files(setup: Setup) -> None:
     assert await setup.content("f", moved.ino) == b"inside"
     with pytest.raises(Invalid):
         await setup.fs.rename(ROOT, "e", moved.ino, "inside-itself", 0, ME)
+
+
+class Limited(MemoryBackend):
+    """Takes files of at most 2 MiB."""
+
+    @hookimpl
+    def fusekit_capabilities(self) -> Capabilities:
+        return attrs.evolve(super().fusekit_capabilities(), file_bytes_max=2 << 20)
+
+
+async def test_a_file_with_a_refused_write_is_not_published_as_a_torso(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with open_backend(lambda mount: Limited(Options(), mount), tmp_path, recorder=recorder) as volume:
+        setup = Setup(volume, recorder, MemoryBackend(Options(), volume.mount))
+        await setup.remotely("old", b"old")
+        old = await setup.fs.lookup(ROOT, "old", ME)
+        new, _ = await setup.fs.create(ROOT, "new", 0o644, os.O_WRONLY, ME)
+        over = await setup.fs.open(old.ino, os.O_WRONLY | os.O_TRUNC, ME)
+        for handle in (new.handle, over.handle):
+            await setup.fs.write(handle, 0, bytes(2 << 20))
+            for call in (
+                lambda handle=handle: setup.fs.write(handle, 2 << 20, b"x"),
+                lambda handle=handle: setup.fs.fsync(handle),
+                lambda handle=handle: setup.fs.flush(handle),
+            ):
+                with pytest.raises(Invalid) as failed:
+                    await call()
+                assert failed.value.errno == errno.EFBIG
+            await setup.fs.release(handle)
+        assert await setup.names() == ["old"]
+        assert await setup.content("old") == b"old"
+        assert setup.calls.get("write", 0) == 0
+        kept = {row.path: row for row in await volume.journal.rows()}
+        assert {path: row.state.value for path, row in kept.items()} == {"/old": "failed", "/new": "failed"}
+        assert volume.journal.staging_path(kept["/new"].staging).stat().st_size == 2 << 20
+
+
+async def test_after_a_refused_write_a_program_may_make_it_good(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with open_backend(lambda mount: Limited(Options(), mount), tmp_path, recorder=recorder) as volume:
+        setup = Setup(volume, recorder, MemoryBackend(Options(), volume.mount))
+        opened, attr = await setup.fs.create(ROOT, "f", 0o644, os.O_WRONLY | os.O_APPEND, ME)
+        await setup.fs.write(opened.handle, 0, bytes(2 << 20))
+        with pytest.raises(Invalid):
+            await setup.fs.write(opened.handle, 0, b"x")  # an offset that the kernel guessed: it is an append
+        with pytest.raises(Invalid):
+            await setup.fs.setattr(attr.ino, Changes(size=3 << 20), opened.handle, ME)
+        await setup.fs.setattr(attr.ino, Changes(size=0), opened.handle, ME)
+        await setup.fs.write(opened.handle, 0, b"less")
+        with pytest.raises(Invalid):
+            await setup.fs.setattr(attr.ino, Changes(size=3 << 20), opened.handle, ME)
+        await setup.fs.flush(opened.handle)
+        await setup.fs.release(opened.handle)
+        assert await setup.content("f") == b"less"
+
+
+async def test_files_open_below_a_renamed_directory_are_read_and_written_where_they_are_now(tmp_path: Path) -> None:
+    # The local backend addresses by path, so every address below changes.
+    behind = tmp_path / "behind"
+    (behind / "d" / "deeper").mkdir(parents=True)
+    (behind / "d" / "deeper" / "f").write_bytes(b"before")
+    (behind / "d" / "g").write_bytes(b"read")
+    async with open_backend(lambda mount: LocalBackend(LocalOptions(behind), mount), tmp_path) as volume:
+        fs = volume.filesystem
+        d = await fs.lookup(ROOT, "d", ME)
+        deeper = await fs.lookup(d.ino, "deeper", ME)
+        writing = (await fs.open((await fs.lookup(deeper.ino, "f", ME)).ino, os.O_WRONLY | os.O_APPEND, ME)).handle
+        reading = (await fs.open((await fs.lookup(d.ino, "g", ME)).ino, os.O_RDONLY, ME)).handle
+        await fs.rename(ROOT, "d", ROOT, "e", 0, ME)
+        assert bytes(await fs.read(reading, 0, 100)) == b"read"
+        await fs.write(writing, 0, b" and after")
+        await fs.flush(writing)
+        assert (behind / "e" / "deeper" / "f").read_bytes() == b"before and after"
+        await fs.rename(ROOT, "e", ROOT, "d", 0, ME)
+        await fs.write(writing, 0, b" again")
+        await fs.flush(writing)
+        await fs.release(writing)
+        await fs.release(reading)
+        assert (behind / "d" / "deeper" / "f").read_bytes() == b"before and after again"
+
+
+async def test_a_renamed_directory_waits_for_what_is_being_sent_below_it(setup: Setup) -> None:
+    made = await setup.fs.mkdir(ROOT, "d", 0o755, ME)
+    opened, _ = await setup.fs.create(made.ino, "f", 0o644, os.O_WRONLY, ME)
+    await setup.fs.write(opened.handle, 0, b"sent")
+    sending, go_on = trio.Event(), trio.Event()
+    done: list[str] = []
+
+    async def hold(hook: str, values: dict[str, Any]) -> None:
+        if hook == "write":
+            sending.set()
+            await go_on.wait()
+        done.append(hook)
+
+    setup.recorder.before = hold
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setup.fs.flush, opened.handle)
+        await sending.wait()
+        nursery.start_soon(setup.fs.rename, ROOT, "d", ROOT, "e", 0, ME)
+        await trio.testing.wait_all_tasks_blocked()
+        assert "rename" not in done
+        go_on.set()
+    await setup.fs.release(opened.handle)
+    assert done.index("write") < done.index("rename")
+    assert await setup.content("f", made.ino) == b"sent"
 
 
 async def test_a_listing_under_way_does_not_undo_a_local_change(setup: Setup) -> None:

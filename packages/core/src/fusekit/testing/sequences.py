@@ -85,7 +85,7 @@ class Plan:
 
     ``calls`` are those to draw; leave out what the filesystem lacks (`without`). Paths are up to ``depth`` of the few
     ``names``, so that calls meet. Modes keep all rights of the owner, because the model checks none. ``ignore`` names
-    the fields of `Facts` that are not compared; ``tree_every`` steps all is.
+    the fields of `Facts` that are not compared, ``directory.mtime_ns`` one of a kind only; ``tree_every`` steps all is.
     """
 
     calls: tuple[str, ...] = tuple(WEIGHTS)
@@ -292,7 +292,9 @@ class Comparison:
     def _alike(self, wanted: object, got: object) -> bool:
         if isinstance(wanted, Facts) and isinstance(got, Facts):
             return all(
-                name in self._plan.ignore or getattr(wanted, name) in {None, getattr(got, name)}
+                name in self._plan.ignore
+                or f"{wanted.kind}.{name}" in self._plan.ignore
+                or getattr(wanted, name) in {None, getattr(got, name)}
                 for name in ("kind", "size", "mode", "nlink", "mtime_ns")
             )
         if isinstance(wanted, Node) and isinstance(got, Node):

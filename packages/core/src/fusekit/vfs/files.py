@@ -48,7 +48,8 @@ class File:
     ``entry`` is the version that the remote side has (with its address), None for a file that was never sent.
     ``attributes`` were set by the program since then, ``written_ns`` is when it last changed the content. ``filled``
     is False while the file is empty since its create or truncate: such a flush is not worth an upload of its own.
-    ``failed`` is why the last commit did not succeed, ``failed_at`` how many ``changes`` there were then.
+    ``failed`` is why the last commit did not succeed, ``failed_at`` how many ``changes`` there were then. ``refused``
+    is why a write was not taken: until the next change, what is here is a torso, neither sent nor kept.
     ``finishing`` is set while the last handle's release commits.
     """
 
@@ -64,6 +65,7 @@ class File:
     written_ns: int | None = None
     failed: BackendError | None = None
     failed_at: int = 0
+    refused: BackendError | None = None
     changes: int = 0
     failed_rows: list[int] = attrs.field(factory=list)
     handles: int = 0
@@ -144,17 +146,17 @@ class Files:
                 await self._close(file)
 
     async def _close(self, file: File) -> None:
-        node = file.node
-        if file.staging is not None:
-            staging, file.staging = file.staging, None
-            if node.unlinked or not file.dirty:
-                await self._forget(file, staging)
-        node.file = None
+        node, staging = file.node, file.staging
+        if file.dirty:
+            node.pages = None  # the kernel has pages of what was not sent
+        file.staging = node.file = None
         key = next((key for key, pending in self._tree.pending.items() if pending is node), None)
         if key is not None:  # never sent: with the handle the name goes, the bytes stay in the journal
             del self._tree.pending[key]
             self._tree.inodes.detach(node)
         self._tree.release(node)
+        if staging is not None and (node.unlinked or not file.dirty):
+            await self._forget(file, staging)
 
     async def _forget(self, file: File, staging: Staging) -> None:
         await staging.discard()
@@ -206,10 +208,11 @@ class Files:
             return await staging.read(start, stop)
         if file.entry is None:
             return b""
-        if file.entry.io is Io.DIRECT:
-            return await self._direct(file.entry, start, stop, caller)
+        entry = await self._addressed(file, file.entry, caller)
+        if entry.io is Io.DIRECT:
+            return await self._direct(entry, start, stop, caller)
         try:
-            return await self._blocks.read(block_key(file.entry), file.entry, start, stop, caller)
+            return await self._blocks.read(block_key(entry), entry, start, stop, caller)
         except Stale:
             self._tree.metadata.expire(file.node.ino)
             raise
@@ -219,6 +222,7 @@ class Files:
         entry = file.entry
         if entry is None or entry.size is not None or entry.io is not Io.CACHED:
             return
+        entry = await self._addressed(file, entry, caller)
         size = await self._blocks.measure(block_key(entry), entry, caller)
         file.entry = attrs.evolve(entry, size=size)
         fact = self._tree.fact(file.node, caller)
@@ -250,9 +254,15 @@ class Files:
             await staging.truncate(size)
             self._changed(file, filled=file.filled and size > 0)
 
+    def refuse(self, file: File, error: BackendError) -> None:
+        """Take note that a write to ``file`` fails with ``error``: what came before it is not to be published alone."""
+        if file.dirty:
+            file.refused = error
+
     def _changed(self, file: File, *, filled: bool) -> None:
         file.changes += 1
         file.dirty = True
+        file.refused = None
         file.filled = filled
         file.written_ns = time.time_ns()
         file.attributes = attrs.evolve(file.attributes, mtime_ns=None)
@@ -293,14 +303,22 @@ class Files:
         """Bring what ``staging`` lacks between ``start`` and ``stop`` from the version below it."""
         for low, high in staging.missing(start, stop):
             assert file.entry is not None, "only a version below can have what is missing"
+            entry = await self._addressed(file, file.entry, caller)
             for at in range(low, high, _FILL_BYTES):
                 part = min(at + _FILL_BYTES, high)
-                data = await self._blocks.read(block_key(file.entry), file.entry, at, part, caller)
+                data = await self._blocks.read(block_key(entry), entry, at, part, caller)
                 if locked:
                     await staging.fill(data, at)
                 else:
                     async with file.changing:
                         await staging.fill(data, at)
+
+    async def _addressed(self, file: File, entry: Entry, caller: Caller) -> Entry:
+        """Return ``entry``, a version of the file, with the address that it has now: names above it may have moved."""
+        if file.node.gone or self._tree.fact(file.node, caller) is None:
+            return entry
+        now = await self._tree.entry(file.node, caller)
+        return attrs.evolve(entry, name=now.name, ref=now.ref)
 
     async def _direct(self, entry: Entry, start: int, stop: int, caller: Caller) -> bytes:
         sink = _Window(start, stop)
@@ -355,13 +373,16 @@ class Files:
         assert row is not None, "a staging file of a name has its row"
         node, parent = file.node, self._tree.node(file.node.parent)
         try:
+            if file.refused is not None:
+                raise file.refused
             staging = await self._freeze(file, caller)
             changes, row = file.changes, file.row or row
             attributes = self._to_store(file)
             await self._note_flushed(file, staging, attributes, durable=False)
             generation = Generation(staging, attributes, file.key, row, self._journal)
             directory = await self._tree.entry(parent, caller)
-            entry = await self._uploader.commit(directory, node.name, file.entry, generation, caller)
+            replacing = await self._addressed(file, file.entry, caller) if file.entry is not None else None
+            entry = await self._uploader.commit(directory, node.name, replacing, generation, caller)
         except BackendError as error:
             file.dirty = True
             file.failed, file.failed_at = error, changes

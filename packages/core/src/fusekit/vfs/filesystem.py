@@ -258,6 +258,8 @@ class Filesystem:
         async with self.files.turns.take(node), self.files.turns.inside(directory):
             if node.gone:
                 raise NotFound(f"{node.name!r} was removed")
+            if node.file is not None and node.file.entry is None:
+                await self.files.commit_in_turn(node.file, caller)
             linked = await self._calls.link(await self.tree.entry(node, caller), entry, name, caller)
             if linked.id is None:
                 raise NotSupported("the backend gave a link no identity")
@@ -379,7 +381,11 @@ class Filesystem:
         opened = self.handles.file(handle)
         if not opened.writes:
             raise Invalid("not open for writing", errno=errno.EBADF)
-        self._places.fits(opened.file, start + len(data), opened.caller)
+        try:
+            self._places.fits(opened.file, (opened.file.size if opened.appends else start) + len(data), opened.caller)
+        except BackendError as error:
+            self.files.refuse(opened.file, error)
+            raise
         if opened.appends:
             await self.files.append(opened.file, data, opened.caller)
         else:

@@ -110,9 +110,8 @@ class Renames:
         moved = await self._calls.rename(entry, source, target, move.new_name, over, move.exchange, caller)
         self._carry_over(node, moved, caller)
         self._tree.renamed(node, move.old, move.name, move.new, move.new_name, replaced, move.exchange, moved, caller)
-        for changed in (node, replaced):
-            if changed is not None and changed.file is not None and not changed.gone:
-                changed.file.entry = await self._tree.entry(changed, caller)
+        if node.file is not None:
+            node.file.entry = await self._tree.entry(node, caller)
 
     def _carry_over(self, node: Node, moved: Entry, caller: Caller) -> None:
         """Let what is kept for the version before a rename be kept for the one after it: the content is the same."""
@@ -135,7 +134,8 @@ class Renames:
         there = (move.new.ino, tree.key(tree.capabilities_of(move.new, caller), move.new_name))
         tree.pending.pop(here, None)
         tree.pending[there] = node
-        tree.inodes.move(node, move.new, move.new_name)
+        places = (move.old.ino, move.name), (move.new.ino, move.new_name)
+        tree.inodes.move(node, *places)
         file.entry, file.dirty = over, True
         try:
             await self._files.commit_in_turn(file, caller)
@@ -143,7 +143,7 @@ class Renames:
             file.entry = None
             tree.pending.pop(there, None)
             tree.pending[here] = node
-            tree.inodes.move(node, move.old, move.name)
+            tree.inodes.move(node, *reversed(places))
             raise
         if replaced is not None:
             replaced.unlinked = replaced.gone  # its name went with the commit

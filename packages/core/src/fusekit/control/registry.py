@@ -47,11 +47,13 @@ class Endpoint:
 def runtime_directory(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the private directory of the sockets, made if need be.
 
+    ``XDG_RUNTIME_DIR`` counts only where it is ours: ``sudo -E`` and ``su`` leave that of another user.
+
     Raises:
         MountError: it belongs to somebody else, who could listen in our place.
     """
     base = environment.get("XDG_RUNTIME_DIR")
-    directory = Path(base) / "fusekit" if base else platformdirs.user_state_path("fusekit") / "run"
+    directory = Path(base) / "fusekit" if base and _is_ours(base) else platformdirs.user_state_path("fusekit") / "run"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         facts = directory.lstat()
@@ -64,6 +66,13 @@ def runtime_directory(environment: Mapping[str, str] = os.environ) -> Path:
             f"cannot use {directory} for control sockets: {error.strerror}; set XDG_RUNTIME_DIR"
         ) from error
     return directory
+
+
+def _is_ours(directory: str) -> bool:
+    try:
+        return os.stat(directory).st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def endpoint(directory: Path, mountpoint: Path, pid: int) -> Endpoint:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import attrs
 import platformdirs
 
-from fusekit.config import Declared, LayerChoice, Origin, Source, closest, declared, fill
+from fusekit.config import PATH_FIELD, Declared, LayerChoice, Origin, Source, closest, declared, fill
 from fusekit.errors import ConfigError
 from fusekit.plugins.manager import GROUP, backend_class, layer_class
 from fusekit.settings import Settings
@@ -118,6 +118,8 @@ def resolve(
     choices = tuple(
         LayerChoice(layer, *_fill(made.options, layer, given, environment, name, path=None)) for layer, made in layers
     )
+    # As the options have it: absolute, so that one source has one name, wherever it was asked for.
+    path = str(getattr(options, PATH_FIELD, path))
     return Request(Source(scheme, path, options, found, choices, name), settings, origins, inner)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from fusekit.cli import background
 from fusekit.cli.background import Ready, start
+from fusekit.control.client import wait_for_end
 from fusekit.errors import ConfigError, MountError
 
 STAND_IN = """#!{python}
@@ -65,7 +66,7 @@ def test_returns_once_mounted_with_the_options_handed_on(
     monkeypatch.setenv("DO", "mounted")
     log = tmp_path / "state" / "log" / "x.log"
     pid = start(["mount", "-o", "uid=7", "--", "memory:", "/mnt"], log)
-    os.waitpid(pid, 0)
+    assert wait_for_end(pid, 60)
     facts = seen(stand_in)
     assert facts["session"] is True
     assert facts["stdin"] == "/dev/null"

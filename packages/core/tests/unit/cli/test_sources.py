@@ -125,3 +125,9 @@ def test_only_a_leading_word_with_a_colon_is_a_source() -> None:
     assert not is_source("./shop:x")
     assert not is_source("/a/b:c")
     assert not is_source("plain")
+
+
+def test_a_source_has_one_name_wherever_it_is_asked_for(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shop)
+    assert str(resolve("local:home", environment={}).source) == f"local:{shop}/home"
+    assert str(resolve("shop:", environment={}).source) == "shop:/"

@@ -177,6 +177,24 @@ def test_runtime_directory_is_private_and_refuses_a_foreign_one(tmp_path: Path) 
         runtime_directory({"XDG_RUNTIME_DIR": str(tmp_path)})
 
 
+def test_without_a_runtime_directory_the_state_directory_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert runtime_directory({"XDG_RUNTIME_DIR": str(tmp_path / "none")}) == tmp_path / "state" / "fusekit" / "run"
+    assert not (tmp_path / "none").exists()
+    assert runtime_directory({}) == tmp_path / "state" / "fusekit" / "run"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to somebody else")
+def test_runtime_directory_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "run").mkdir()
+    os.chown(tmp_path / "run", 12345, 12345)
+    assert runtime_directory({"XDG_RUNTIME_DIR": str(tmp_path / "run")}) == tmp_path / "state" / "fusekit" / "run"
+    assert os.listdir(tmp_path / "run") == []
+
+
 def test_waiting_for_a_process_tells_whether_it_ended() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert not wait_for_end(child.pid, 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ from fusekit.volume import Volume
 T = TypeVar("T")
 
 START_TIMEOUT_S = 60.0
+
+# subprocess starts programs by vfork and holds the interpreter's lock until the child has changed into its directory. If that is
+# in the mount, the kernel asks the engine's thread, which needs the lock: both wait for ever, and no timeout of a test ends it.
+# After a fork the child does this on its own.
+subprocess._USE_VFORK = False  # type: ignore[misc]  # Final in the stubs; a switch in the documentation
 
 
 @attrs.define(eq=False)

@@ -108,10 +108,15 @@ def test_ctrl_c_while_waiting_ends_the_process(stand_in: Path, tmp_path: Path, m
 
     found: dict[str, object] = {}
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        start(["mount"], tmp_path / "log")
-    thread.join()
+    # A runner in the background starts us with Ctrl-C ignored, and an emulator that ran in this process has changed it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            start(["mount"], tmp_path / "log")
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert gone(found["pid"])
 
 

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,10 +119,11 @@ def outcome(act: Callable[[], object]) -> object:
 def together(acts: Mapping[str, Callable[[], object]]) -> dict[str, object]:
     """Do all at the same time, because many wait for their next attempt, and return the outcome of each."""
     found: dict[str, object] = {}
-    threads = [
-        threading.Thread(target=lambda what=what, act=act: found.update({what: outcome(act)}))
-        for what, act in acts.items()
-    ]
+
+    def note(what: str, act: Callable[[], object]) -> None:
+        found[what] = outcome(act)
+
+    threads = [threading.Thread(target=note, args=one) for one in acts.items()]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -167,7 +169,7 @@ def test_a_listing_that_fails_once_is_asked_again(tmp_path: Path) -> None:
     with broken(tmp_path, FAULTS) as mount:
         for what in FAULTS:
             mount.arm(what, "list-files", name(what))
-        found = together({what: lambda what=what: lists(mount.folder(what)) for what in FAULTS})
+        found = together({what: partial(lists, mount.folder(what)) for what in FAULTS})
         assert found == expected(FAULTS, REFUSED)
         all_is_well(mount, FAULTS)
 
@@ -179,7 +181,7 @@ def test_a_listing_that_keeps_failing_is_an_error(tmp_path: Path) -> None:
     with broken(tmp_path, faults) as mount:
         for what in faults:
             mount.arm(what, "list-files", name(what), count=None)
-        found = together({what: lambda what=what: lists(mount.folder(what)) for what in faults})
+        found = together({what: partial(lists, mount.folder(what)) for what in faults})
         assert found == expected(faults, failing)
         all_is_well(mount, faults)
 
@@ -198,7 +200,7 @@ def test_attributes_that_fail_once_are_asked_again(tmp_path: Path) -> None:
         def stats(what: str) -> bool:
             return (mount.folder(what) / "f").stat().st_size == len(text(what))
 
-        found = together({what: lambda what=what: stats(what) for what in FAULTS})
+        found = together({what: partial(stats, what) for what in FAULTS})
         assert found == expected(FAULTS, REFUSED)
         all_is_well(mount, FAULTS)
 
@@ -208,7 +210,7 @@ def test_an_error_is_not_taken_for_a_missing_name(tmp_path: Path) -> None:
     with broken(tmp_path, faults) as mount:
         for what in faults:
             mount.arm(what, "object-info", f"{name(what)}/f", count=None)
-        found = {what: outcome(lambda what=what: (mount.folder(what) / "f").stat()) for what in faults}
+        found = {what: outcome((mount.folder(what) / "f").stat) for what in faults}
         assert found == expected(faults, REFUSED | {"page-404": errno.EIO})
         all_is_well(mount, faults)
 
@@ -221,7 +223,7 @@ def test_a_read_that_fails_once_brings_the_right_bytes_all_the_same(tmp_path: Pa
         for what in FAULTS:
             os.listdir(mount.folder(what))
             mount.arm(what, "cloud-get")
-            assert outcome(lambda what=what: reads(mount.folder(what), what)) == OK, what
+            assert outcome(partial(reads, mount.folder(what), what)) == OK, what
             assert mount.running.controls.faults()[0].fired == 1, what
             mount.repair()
         all_is_well(mount, FAULTS)
@@ -240,7 +242,7 @@ def test_a_read_that_keeps_failing_is_an_error_and_no_bytes(tmp_path: Path) -> N
         for what in failing:
             os.listdir(mount.folder(what))
             mount.arm(what, "cloud-get", count=None)
-            found = outcome(lambda what=what: reads(mount.folder(what), what))
+            found = outcome(partial(reads, mount.folder(what), what))
             assert found == errno.errorcode[failing[what]], what
             mount.repair()
         all_is_well(mount, failing)
@@ -255,13 +257,17 @@ def test_ranges_that_are_not_what_was_asked_for_never_end_up_as_bytes(tmp_path: 
         **{what: FAULTS[what] for what in ("truncated", "short", "overlong", "extra", "reset-within", "page-200")},
     }
     (tmp_path / "data").write_bytes(data)
+
+    def is_at(fd: int, at: int) -> bool:
+        return os.pread(fd, 1000, at) == data[at : at + 1000]
+
     with broken(tmp_path, ["d"]) as mount:
         controls, above = mount.running.controls, f"/Shared/{name('d')}"
         controls.merge_state({"objects": {f"{above}/{what}": {"file": str(tmp_path / "data")} for what in ranged}})
         for what, fault in ranged.items():
             controls.fault(**fault, route="cloud-get")
             with open(mount.folder("d") / what, "rb", buffering=0) as file:
-                got = outcome(lambda file=file: os.pread(file.fileno(), 1000, at) == data[at : at + 1000])
+                got = outcome(partial(is_at, file.fileno(), at))
                 assert got in {OK, "EIO"}, what
                 assert controls.faults()[0].fired == 1, what
                 mount.repair()
@@ -319,7 +325,7 @@ def test_an_upload_that_fails_once_is_repeated(tmp_path: Path) -> None:
             os.close(fd)
             return True
 
-        found = together({what: lambda what=what: writes(what) for what in faults})
+        found = together({what: partial(writes, what) for what in faults})
         assert found == dict.fromkeys(faults, OK)
         mount.repair()
         for what in faults:
@@ -357,6 +363,7 @@ def test_an_upload_that_is_refused_is_told_at_close_and_at_unmount(tmp_path: Pat
 
 def test_a_name_that_the_workspace_does_not_take_is_told_at_close_and_the_bytes_are_kept(tmp_path: Path) -> None:
     with broken(tmp_path, ["d"]) as mount:
+        os.listdir(mount.folder("d"))
         with pytest.raises(OSError) as failed:
             (mount.folder("d") / "tab\there").write_bytes(b"precious")
         assert failed.value.errno == errno.EINVAL
@@ -389,7 +396,7 @@ def test_changes_of_names_whose_answer_is_nonsense_are_looked_after(tmp_path: Pa
             ("delete", lambda: os.unlink(folder / "g")),
         ):
             mount.running.controls.fault(**FAULTS[what], route=route, done=True)
-            assert outcome(lambda act=act: act() is None) == OK, f"{route} was done, only its answer was lost"
+            assert outcome(act) is None, f"{route} was done, only its answer was lost"
         assert os.listdir(folder) == ["made"]
 
 

@@ -147,10 +147,15 @@ def test_a_body_that_is_not_what_was_asked_for_is_an_error_and_no_content(
     assert (there.path / what).read_bytes() == DATA
 
 
+def odd(**facts: Any) -> Entry:
+    """Return an entry with facts of the wrong types."""
+    return attrs.evolve(Entry.file("f", size=1), **facts)
+
+
 @pytest.mark.parametrize(
     "nonsense",
-    [None, "f", Entry.file("f", size=-1), Entry.file("f", size="many"), attrs.evolve(Entry.file("f"), kind="file")],
-    ids=["none", "text", "negative", "words", "kind"],
+    [None, "f", odd(size=-1), odd(size="many"), odd(kind="file"), odd(mtime_ns="now"), odd(mode=1 << 40)],
+    ids=["none", "text", "negative", "words", "kind", "time", "mode"],
 )
 def test_a_listing_of_the_wrong_things_is_an_error_or_shows_the_rest(
     there: Mounted, backend: Nonsense, nonsense: object

@@ -65,15 +65,13 @@ class Names(ProgramBase):
         place.check({})
 
     def test_names_that_cannot_be_are_refused_at_once(self, place: Place) -> None:
-        for script in (f"echo x > {'n' * 256}", f"mkdir {'n' * 256}", f"mv kept {'ü' * 128}"):
-            place.sh("echo kept > kept")
-            said = place.run("sh", "-c", f"! {script}; test -f kept; {script} 2>&1 | cat")
-            assert "File name too long" in said
+        place.sh("echo kept > kept")
+        long = "n" * 256
+        for command in (["mkdir", long], ["mv", "kept", "ü" * 128], ["cp", "kept", long], ["touch", long]):
+            assert "File name too long" in place.run(*command, status=1)
         for name in self.refused_names:
-            said = place.run("mkdir", "--", name, status=1)
-            assert "Invalid argument" in said
-            said = place.run("mv", "--", "kept", name, status=1)
-            assert "Invalid argument" in said
+            assert "Invalid argument" in place.run("mkdir", "--", name, status=1)
+            place.run("mv", "--", "kept", name, status=1)
         place.check({"kept": b"kept\n"})
 
     def test_symbolic_links(self, place: Place) -> None:

@@ -44,12 +44,14 @@ package_of() {
     esac
 }
 
-# Debian's python3 is asked first, then newer ones that somebody put beside it.
+# Debian's python3 is asked first, then newer ones that somebody put beside it. Of a virtual environment, .venv itself or another
+# that is active, the Python that it was made from is taken, so that every shell comes to the same answer.
 find_python() {
     for python in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
-        python=$(command -v "$python") || continue
-        version=$("$python" -c 'import sys; sys.version_info >= (3, 11) and print(*sys.version_info[:2], sep=".")') || continue
-        [ -z "$version" ] || return 0
+        found=$("$python" -c 'import os, sys; v = sys.version_info; v >= (3, 11) and print(f"{v[0]}.{v[1]}", os.path.realpath(sys._base_executable))' 2>/dev/null) || continue
+        [ -n "$found" ] || continue
+        version=${found%% *} python=${found#* }
+        return 0
     done
     python=
     return 1

@@ -16,8 +16,10 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import typer
 
 from fusekit import api
+from fusekit.cli.main import app as program
 from fusekit.plugins import manager, specs
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +76,20 @@ def test_every_name_of_the_api_is_documented() -> None:
     page = (ROOT / "docs/reference/api.md").read_text() + HOOKS_PAGE
     errors = inspect.getdoc(sys.modules["fusekit.errors"]) or ""
     assert [name for name in api.__all__ if name not in page and name not in errors] == []
+
+
+def test_every_command_is_documented() -> None:
+    page = (ROOT / "docs/reference/commands.md").read_text()
+    documented = re.findall(r"^## fusekit (\w+)\n\n```{command} (\w+)\n", page, re.MULTILINE)
+    commands: Any = typer.main.get_command(program)
+    assert documented == [(name, name) for name in commands.commands]
+
+
+@pytest.mark.parametrize("scheme", ["databricks", "local", "memory", "tree"])
+def test_the_options_of_every_backend_are_documented(scheme: str) -> None:
+    page = (ROOT / "docs/reference/options.md").read_text()
+    cls = manager.backend_class(scheme).options
+    assert f"## {scheme}\n\n```{{options}} {cls.__module__}.{cls.__qualname__} {scheme}\n" in page
 
 
 def test_the_page_for_authors_shows_the_example_that_is_tested() -> None:

@@ -20,7 +20,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
+NAMES = [next((package / "src").iterdir()).name.replace("_", "-") for package in PACKAGES]
 EXAMPLE = ROOT / "docs/examples/zip"
+
+IMPORT_ALL = """
+import fusekit
+from pkgutil import walk_packages
+for module in walk_packages(fusekit.__path__, "fusekit."):
+    if module.name != "fusekit.__main__" and not module.name.startswith("fusekit.testing"):
+        __import__(module.name)
+"""
 
 # Building pyfuse3 takes half a minute where pip has no wheel of it in its cache.
 pytestmark = pytest.mark.timeout(300)
@@ -61,13 +70,14 @@ class Environment:
         run(sys.executable, "-m", "venv", path)
         self.bin = path / "bin"
         self.home = {f"XDG_{kind}": str(path / kind) for kind in ("CACHE_HOME", "STATE_HOME", "CONFIG_HOME")}
-        # Names are bound to the files just built: the index may have something of the same name.
-        built = [f"{file.name.split('-')[0].replace('_', '-')} @ {file.as_uri()}\n" for file in dist.glob("*.whl")]
+        self.dist = dist
         self.pins = path / "pins.txt"
-        self.pins.write_text("".join([*versions((ROOT / "constraints.txt").read_text()), *built]))
+        self.pins.write_text("".join(versions((ROOT / "constraints.txt").read_text())))
 
-    def install(self, *requirements: str) -> None:
-        self.python("-m", "pip", "--disable-pip-version-check", "install", "-c", self.pins, *requirements)
+    def install(self, *names: str) -> None:
+        """Install what was just built, by file: the index may have something else of the same name."""
+        files = [f"{name} @ {wheel(self.dist, name.split('[')[0]).as_uri()}" for name in names]
+        self.python("-m", "pip", "--disable-pip-version-check", "install", "-c", self.pins, *files)
 
     def python(self, *arguments: str | Path) -> str:
         return run(self.bin / "python", *arguments)
@@ -107,7 +117,7 @@ def core(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
 def everything(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """Return an environment with every backend, and the plugin of somebody else."""
     environment = Environment(tmp_path_factory.mktemp("all"), dist)
-    environment.install("fusekit[all]", "fusekit-zip")
+    environment.install("fusekit[all]", *(name for name in NAMES if name != "fusekit"), "fusekit-zip")
     return environment
 
 
@@ -139,10 +149,7 @@ def test_fusekit_alone_says_its_version_and_lists_its_backends(core: Environment
 
 def test_fusekit_alone_needs_nothing_that_is_not_declared(core: Environment) -> None:
     core.python("-m", "pip", "check")
-    everything = "m.name for m in walk_packages(fusekit.__path__, 'fusekit.') if '.testing' not in m.name"
-    core.python(
-        "-c", f"import fusekit\nfrom pkgutil import walk_packages\nfor name in [{everything}]: __import__(name)"
-    )
+    core.python("-c", IMPORT_ALL)
 
 
 @pytest.mark.fuse
@@ -158,7 +165,7 @@ def test_the_extra_all_brings_every_backend_of_the_workspace(everything: Environ
     everything.python("-m", "pip", "check")
     listed = everything.python("-m", "pip", "list", "--format", "json")
     names = {item["name"].replace("_", "-") for item in json.loads(listed)}
-    assert {next((package / "src").iterdir()).name.replace("_", "-") for package in PACKAGES} <= names
+    assert set(NAMES) <= names
 
 
 def test_plugins_of_other_distributions_are_listed(everything: Environment) -> None:

@@ -1,20 +1,23 @@
 """Directives for the reference pages, so that what they say comes from the code.
 
 ``options`` shows an options class (its dotted name) as a table of names, defaults, environment variables and help texts.
+``command`` shows the help text of a command of `fusekit`.
 """
 
 from __future__ import annotations
 
-import enum
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
 import attrs
+import typer
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from fusekit.config import METADATA_KEY
+from fusekit.cli.main import app as program
+from fusekit.config import Declared, declared
 
 
 class OptionsTable(SphinxDirective):
@@ -24,36 +27,37 @@ class OptionsTable(SphinxDirective):
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Return the table; the second argument is the scheme, for the names of environment variables."""
+        """Return the table; the second argument is the scheme, none for the engine's own options."""
         module, _, name = self.arguments[0].rpartition(".")
-        prefix = "FUSEKIT_" + (f"{self.arguments[1].upper()}_" if len(self.arguments) > 1 else "")
-        return [table(getattr(import_module(module), name), prefix)]
+        cls = getattr(import_module(module), name)
+        scheme = self.arguments[1] if len(self.arguments) > 1 else ""
+        return [table(cls, declared(cls, scheme))]
 
 
-def table(cls: type[Any], environment: str) -> nodes.table:
-    """Return the options of ``cls``, an attrs class whose fields are made by `fusekit.api.option`."""
-    rows = []
-    for field in attrs.fields(cls):
-        about = field.metadata.get(METADATA_KEY, {})
-        variables = [environment + field.name.upper(), *about.get("env", ())]
-        rows.append([[field.name], [default_of(field)], variables, about.get("help", "")])
-    return grid([["Option", "Default", "Environment", "What it does"], *rows])
+class CommandHelp(SphinxDirective):
+    """What ``fusekit COMMAND --help`` prints."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the text as it is, 100 columns wide."""
+        group: Any = typer.main.get_command(program)
+        name = self.arguments[0]
+        context = group.make_context("fusekit", [name], resilient_parsing=True)
+        command = group.get_command(context, name)
+        context = command.context_class(command, parent=context, info_name=name, terminal_width=100, color=False)
+        return [nodes.literal_block(text=command.get_help(context), language="text")]
 
 
-def default_of(field: attrs.Attribute[Any]) -> str:
-    """Return the default as somebody would write it, empty where it is found out at run time or there is none."""
-    default: Any = field.default
-    if default in (attrs.NOTHING, None, ()) or hasattr(default, "takes_self"):
-        return ""
-    if isinstance(default, bool):
-        return "yes" if default else "no"
-    if isinstance(default, enum.Enum):
-        return str(default.value)
-    if field.name.endswith(("mode", "umask")):
-        return f"{default:03o}"
-    if field.name.endswith("_bytes") and default % (1 << 20) == 0:
-        return f"{default >> 20}MiB"
-    return str(default)
+def table(cls: type[Any], options: Iterable[Declared]) -> nodes.table:
+    """Return ``options``, those of ``cls``; a default that is found out at run time would be this machine's, and is left out."""
+    fields = attrs.fields_dict(cls)
+    rows: list[list[Any]] = [["Option", "Takes", "Default", "Environment", "What it does"]]
+    for one in options:
+        found_out = hasattr(fields[one.field].default, "factory")
+        default = "required" if one.default is None else [one.default] if one.default and not found_out else ""
+        rows.append([[one.name], one.kind, default, list(one.variables), one.help])
+    return grid(rows)
 
 
 def grid(rows: list[list[Any]]) -> nodes.table:
@@ -78,4 +82,5 @@ def paragraph(cell: str | list[str]) -> nodes.paragraph:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
     app.add_directive("options", OptionsTable)
+    app.add_directive("command", CommandHelp)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

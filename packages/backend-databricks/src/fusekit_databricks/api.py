@@ -145,12 +145,13 @@ def _link(fields: Any, answer: Answer) -> Link | None:
     headers = fields.get("headers")
     given = headers if isinstance(headers, dict) else {}
     ends_ms = fields.get("expiry_time_millis")
-    # The service's end on the service's clock: ours may be wrong.
-    left_s = ends_ms / 1000 - _now_s(answer) if isinstance(ends_ms, int | float) and ends_ms > 0 else _LINK_S
+    # The service's end on the service's clock: ours may be wrong. A URL that was just made cannot be over, so where it
+    # seems to be, the clocks are what is wrong.
+    left_s = ends_ms / 1000 - _now_s(answer) if isinstance(ends_ms, int | float) else 0
     return Link(
         fields["url"],
         {name: value for name, value in given.items() if isinstance(name, str) and isinstance(value, str)},
-        trio.current_time() + left_s,
+        trio.current_time() + (left_s if left_s > 0 else _LINK_S),
     )
 
 

@@ -112,7 +112,7 @@ def find_credentials(options: Options) -> Credentials:
             raise ConfigError("no Databricks workspace is named: set DATABRICKS_HOST to its address, https://…")
         raise ConfigError(f"{where} names no host" if profile else _NOTHING_GIVEN.format(file=file))
     if options.token:
-        token, origin = options.token, "DATABRICKS_TOKEN"
+        token, origin = options.token, "DATABRICKS_TOKEN or token_file"
     elif profile.get("token"):
         token, origin = profile["token"], where
         if host and profile_host and host != profile_host:

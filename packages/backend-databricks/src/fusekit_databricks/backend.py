@@ -109,6 +109,8 @@ class DatabricksBackend:
                 raise Invalid(
                     f"{self._host} is no Databricks workspace ({error}); is DATABRICKS_HOST right?"
                 ) from error
+            if error.status is None:
+                raise Unavailable(f"{error}; is DATABRICKS_HOST right?") from error
             raise
         if found.info.type not in layout.FOLDERS:
             raise NotDirectory(f"{self._top} in {self._host} is no folder but a {found.info.type.lower()}")
@@ -207,7 +209,15 @@ class DatabricksBackend:
         self._links.drop(path)
         for part in parts:
             part.done()
-        return await self._named(directory, path, name)
+        try:
+            return layout.entry_of((await self._object(path)).info, name)
+        except NotFound:
+            # Made a notebook all the same, and shown under another name from the next listing on.
+            stem = layout.notebook_stem(path)
+            entry = None if stem is None else await self._notebook(stem[0], name)
+            if entry is None:
+                raise
+            return entry
 
     @hookimpl
     async def fusekit_mkdir(self, directory: Entry, name: str, attributes: Attributes) -> Entry:
@@ -339,7 +349,7 @@ class DatabricksBackend:
         try:
             answer = await self._api.download(link, start, stop, sink, Expect(size=entry.size, etag=link.etag))
         except Stale:
-            self._links.drop(Address.of(entry.ref).path, link)
+            self._links.drop(entry.ref)
             raise
         link.etag = link.etag or answer.headers.get("etag")
         modified = answer.headers.get("last-modified")
@@ -347,8 +357,9 @@ class DatabricksBackend:
             return
         changed_s, known_ms = http_date_s(modified), layout.modified_ms(entry.version)
         if changed_s is not None and known_ms is not None and changed_s > known_ms // 1000:
-            await self._require_version(entry)
-            link.confirmed = modified
+            found = await self._require_version(entry)
+            for one in filter(None, (link, found.link)):
+                one.confirmed = modified
 
     async def _renewed(self, entry: Entry) -> Link | None:
         """Return a fresh signed URL for ``entry``, None where the service gives none; one request for all who wait.

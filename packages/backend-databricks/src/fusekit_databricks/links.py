@@ -45,13 +45,17 @@ class Links:
         return len(self._by_path)
 
     def keep(self, path: str, version: str | None, link: Link | None) -> None:
-        """Remember ``link`` for this version of the file, None that there is none."""
+        """Remember ``link`` for this version of the file, None that there is none.
+
+        What the answers of an older URL told about the same version goes on to hold.
+        """
+        old = self._by_path.pop(path, None)
         if link is None:
-            self._by_path.pop(path, None)
             return
         link.version = version
+        if old is not None and old.version == version:
+            link.etag, link.confirmed = link.etag or old.etag, link.confirmed or old.confirmed
         self._by_path[path] = link
-        self._by_path.move_to_end(path)
         while len(self._by_path) > self._links_max:
             self._by_path.popitem(last=False)
 

@@ -115,6 +115,10 @@ class Entry:
     xattrs: Mapping[str, bytes] | None = None
     io: Io = Io.CACHED
 
+    def within(self, directory: Entry) -> Entry:
+        """Return this entry with the address that core gives it in ``directory`` where it has none."""
+        return self if self.ref else attrs.evolve(self, ref=f"{directory.ref}/{self.name}")
+
     @classmethod
     def file(cls, name: str, ref: str = "", *, size: int | None = None, **facts: Any) -> Entry:
         """Return a regular file; ``facts`` are the other fields."""

@@ -178,9 +178,19 @@ def text(value: object, field: str) -> str:
         return str(value.value)
     if isinstance(value, int) and field.endswith(_OCTAL):
         return f"{value:03o}"
+    if isinstance(value, int) and field.endswith("_bytes"):
+        return _size_text(value)
+    if isinstance(value, float) and field.endswith("_s"):
+        return f"{value:g}s"
     if isinstance(value, tuple | list | set | frozenset):
         return ",".join(str(item) for item in value)
     return str(value)
+
+
+def _size_text(size_bytes: int) -> str:
+    """Return a size that `parse_size` reads back exactly."""
+    unit = max((unit for unit in range(5) if size_bytes % 1024**unit == 0), default=0) if size_bytes else 0
+    return f"{size_bytes // 1024**unit}{('', 'KiB', 'MiB', 'GiB', 'TiB')[unit]}"
 
 
 def kind(hint: Any, field: str) -> str:

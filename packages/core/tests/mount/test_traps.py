@@ -149,7 +149,7 @@ def test_01_the_other_hooks_do_not_end_a_mount_either(tmp_path: Path, hook: str)
 
         from fusekit.api import hookimpl
 
-        Fragile.fusekit_root = hookimpl(root)
+        Fragile.fusekit_root = hookimpl(root)  # type: ignore[method-assign]  # the point of the test
     else:
 
         def capabilities(self: Any) -> Any:
@@ -159,7 +159,7 @@ def test_01_the_other_hooks_do_not_end_a_mount_either(tmp_path: Path, hook: str)
 
         from fusekit.api import hookimpl
 
-        Fragile.fusekit_capabilities = hookimpl(capabilities)
+        Fragile.fusekit_capabilities = hookimpl(capabilities)  # type: ignore[method-assign]  # the point of the test
     with mounted(lambda mount: Fragile(Options(), mount), tmp_path) as there:
         (there.path / "file").write_bytes(b"content")
         there.run_sync(there.volume.filesystem.tree.metadata.expire, ROOT)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from fusekit.testing.faults import Fault, FaultPlan, Latency, What
+from fusekit.testing.faults import Fault, FaultPlan, Latency, Limit, What
 from fusekit.testing.files import FilesEmulator
 from fusekit.testing.running import RunningEmulator
 from fusekit.testing.stalls import Stalls
@@ -156,6 +156,21 @@ def test_what_was_done_on_purpose_is_in_the_log(files: RunningEmulator) -> None:
     get(files)
     get(files)
     assert [(one.fault, one.status) for one in files.controls.requests()] == [("status", 500), (None, 200)]
+
+
+def test_limit_lets_a_burst_pass_and_then_so_many_a_second(files: RunningEmulator) -> None:
+    files.controls.freeze()
+    files.controls.set_limits({"g*": Limit(per_s=2.0, burst=3, retry_after="1")})
+    assert [get(files)[0].status for _ in range(5)] == [200, 200, 200, 429, 429]
+    assert put(files, b"") == 201
+    files.controls.advance(0.5)
+    answers = [get(files)[0] for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 429]
+    assert answers[1].headers["Retry-After"] == "1"
+    files.controls.advance(60)
+    assert [get(files)[0].status for _ in range(4)] == [200, 200, 200, 429]
+    files.controls.set_limits({})
+    assert get(files)[0].status == 200
 
 
 # --- instead of the answer
@@ -341,6 +356,17 @@ def test_extra_bytes_follow_the_announced_end(files: RunningEmulator) -> None:
     assert f"Content-Length: {len(DATA)}".encode() in head
     assert body[: len(DATA)] == DATA
     assert len(body) > len(DATA)
+
+
+def test_hangup_leaves_a_connection_that_looks_alive(files: RunningEmulator) -> None:
+    files.controls.fault("hangup")
+    connection = connect(files)
+    connection.request("GET", "/files/a")
+    answer = connection.getresponse()
+    assert (answer.read(), answer.headers["Connection"]) == (DATA, "keep-alive")
+    assert connection.sock is not None
+    assert connection.sock.recv(1) == b""
+    connection.close()
 
 
 def test_wrong_range_announces_other_bytes(files: RunningEmulator) -> None:

@@ -242,14 +242,13 @@ def test_routes_are_found_by_method_and_path() -> None:
 # --- blobs
 
 
-def test_blob_over_the_limit_is_refused_and_leaves_no_file() -> None:
+def test_blob_over_the_limit_is_refused() -> None:
     store = BlobStore()
     try:
         blocks = [memoryview(bytes(1 << 20))] * 3
         with pytest.raises(TooLarge):
             store.receive(blocks, (3 << 20) - 1)
-        assert os.listdir(store._directory.name) == []
-        assert store.receive(blocks, 3 << 20).size == 3 << 20
+        assert store.receive(blocks, 3 << 20).read() == bytes(3 << 20)
     finally:
         store.close()
 
@@ -271,5 +270,21 @@ def test_blob_is_what_was_received_in_memory_or_in_a_file(size: int) -> None:
         assert (blob.path is None) is (size <= IN_MEMORY_MAX)
         assert blob.read() == data
         assert blob.read(size // 2, size // 2 + 10) == data[size // 2 : size // 2 + 10]
+    finally:
+        store.close()
+
+
+def test_file_of_a_forgotten_blob_is_used_again_and_shows_nothing_of_it() -> None:
+    store = BlobStore()
+    try:
+        first = store.receive([memoryview(b"a" * (3 << 20))])
+        assert first.path is not None
+        number = first.path.stat().st_ino
+        del first
+        second = store.receive([memoryview(b"b" * (2 << 20))])
+        assert second.path is not None
+        assert second.path.stat().st_ino == number
+        assert second.path.stat().st_size == 2 << 20
+        assert second.read() == b"b" * (2 << 20)
     finally:
         store.close()

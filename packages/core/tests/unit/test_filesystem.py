@@ -33,8 +33,9 @@ from fusekit.testing.harness import listed, written
 from fusekit.testing.volumes import Recorder, open_backend
 from fusekit.types import Attributes, Caller, Capabilities
 from fusekit.vfs.attributes import Attr
-from fusekit.vfs.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Changes, Filesystem
+from fusekit.vfs.filesystem import Changes, Filesystem
 from fusekit.vfs.inodes import ROOT
+from fusekit.vfs.renames import RENAME_EXCHANGE, RENAME_NOREPLACE
 from fusekit.volume import Volume
 
 ME = Caller(os.getuid(), os.getgid(), os.getpid())
@@ -613,7 +614,9 @@ async def test_a_file_with_a_refused_write_is_not_published_as_a_torso(tmp_path:
         assert await setup.names() == ["old"]
         assert await setup.content("old") == b"old"
         assert setup.calls.get("write", 0) == 0
-        assert (await volume.status())["journal"] == []
+        kept = {row.path: row for row in await volume.journal.rows()}
+        assert {path: row.state.value for path, row in kept.items()} == {"/old": "failed", "/new": "failed"}
+        assert volume.journal.staging_path(kept["/new"].staging).stat().st_size == 2 << 20
 
 
 async def test_after_a_refused_write_a_program_may_make_it_good(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Git folders: listing, making, switching branches, removing.
+"""Git folders: listing, making, switching branches, removing; and the few undocumented calls that a token can make.
 
 Part of the emulator. There is no Git behind it: a new Git folder is empty, and a branch is a name with a made-up
 commit. What such folders hold is put there as state, or through the other calls.
@@ -95,6 +95,29 @@ class ReposApi:
         with self._service.lock:
             self._service.tree.remove(self._repo(request, "CAN_MANAGE").path)
         return json_reply({})
+
+    @route("projects-get", "GET", "/api/2.0/projects/{id}")
+    def project(self, request: Request) -> Reply:
+        """Return one Git folder as the undocumented call does, which knows more of its state."""
+        with self._service.lock:
+            found = _described(self._repo(request, "CAN_READ"))
+        return json_reply({**found, "git_state": "CLEAN", "workspace_filesystem_enabled": True})
+
+    @route("branch-metadata", "GET", _BASE + "/{id}/branch-metadata")
+    def branches(self, request: Request) -> Reply:
+        """Return the branch that is checked out; of others nothing is known here."""
+        with self._service.lock:
+            git = self._repo(request, "CAN_READ").git
+        assert git is not None
+        return json_reply({"branches": [{"name": git.branch, "commit_id": git.head_commit_id}]})
+
+    @route("fetch-and-checkout", "POST", "/api/2.0/projects/fetch-and-checkout")
+    @route("fetch-and-checkout", "POST", "/api/2.0/projects/{id}/fetch-and-checkout")
+    def fetch_and_checkout(self, request: Request) -> Reply:
+        """Refuse, as for every user who has left no Git credentials with the service."""
+        self._service.sign_in(request)
+        message = "Missing Git credential. Add one in the user settings."
+        raise errors.refuse(401, "UNAUTHENTICATED", message, reason="GIT_CREDENTIAL_MISSING")
 
     def _repo(self, request: Request, level: str) -> Node:
         service, user, text = self._service, self._service.sign_in(request), request.params["id"]

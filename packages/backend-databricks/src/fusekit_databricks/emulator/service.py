@@ -41,11 +41,13 @@ class DatabricksEmulatorOptions(EmulatorOptions):
     token: str = option(
         factory=lambda: f"emulated-{secrets.token_hex(16)}",
         secret=True,
-        env=("DATABRICKS_TOKEN",),
+        env=("FUSEKIT_EMULATOR_DATABRICKS_TOKEN",),  # never the service's own: what is given here gets printed
         help="access token of the user; made up if none is given",
     )
     auth: str = option(
-        default="token", help="what the printed variables sign in with: token, or oauth (client id and secret)"
+        default="token",
+        validator=attrs.validators.in_(("token", "oauth")),
+        help="what the printed variables sign in with: token, or oauth (client id and secret)",
     )
 
 
@@ -97,8 +99,6 @@ class DatabricksEmulator(Emulator):
 
     def __init__(self, settings: DatabricksEmulatorOptions) -> None:
         super().__init__(settings)
-        if settings.auth not in {"token", "oauth"}:
-            raise ValueError(f"auth is token or oauth, not {settings.auth!r}")
         self._user, self._token, self._auth = settings.user, settings.token, settings.auth
         self.setup = Knobs()
         self.tree = Tree(self.clock.now_ms)
@@ -258,16 +258,17 @@ class DatabricksEmulator(Emulator):
 
     def set_knobs(self, changes: Mapping[str, Any]) -> None:
         """Change some knobs."""
+        defaults = attrs.asdict(Knobs())
+        wanted: dict[str, Any] = {}
         for name, value in changes.items():
-            known = getattr(self.setup, name, None)
-            if known is None or name.startswith("_"):
+            if name not in defaults:
                 raise ValueError(f"there is no knob {name!r}")
-            if isinstance(known, bool) is not isinstance(value, bool) or not isinstance(
-                value, (int, float) if isinstance(known, float) else type(known)
-            ):
-                raise ValueError(f"{name} must be like {known!r}, not {value!r}")
+            kind = type(defaults[name])
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise ValueError(f"{name} must be like {defaults[name]!r}, not {value!r}")
+            wanted[name] = kind(value)
         with self.lock:
-            self.setup = attrs.evolve(self.setup, **changes)
+            self.setup = attrs.evolve(self.setup, **wanted)
             self.tree.keep_ms = max(self.setup.list_lag_ms, self.setup.stat_lag_ms)
 
     def state(self) -> dict[str, Any]:

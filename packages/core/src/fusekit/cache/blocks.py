@@ -217,6 +217,9 @@ class Object:
     async def _fetch(self, entry: Entry, start: int, stop: int | None, caller: Caller) -> None:
         sink = _Into(self, start)
         await self._calls.read(entry, start, stop, sink, caller)
+        # Only now: a hook may find out at the end that what it brought is of another version.
+        for low, high in sink.came:
+            self.present.add(low, high)
         if stop is None:
             self.size = sink.end
             if not self.present.covers(0, sink.end):
@@ -226,11 +229,10 @@ class Object:
             raise Corrupt(f"{entry.name}: {lacking} of {stop - start} bytes from {start} on did not come")
 
     async def put(self, data: bytes | memoryview, at: int) -> None:
-        """Keep bytes that came."""
+        """Write bytes that came to their place, which is not yet known to hold them."""
         if self.size is not None and at + len(data) > self.size:
             raise Stale(f"the file is longer than the {self.size} bytes that were announced")
         await self._disk.write(self._fd, data, at)
-        self.present.add(at, at + len(data))
 
 
 class _Into:
@@ -240,12 +242,14 @@ class _Into:
         self._item = item
         self._next = start
         self.end = start
+        self.came = Ranges()
 
     async def write(self, data: bytes | memoryview, at: int | None = None) -> None:
         at = self._next if at is None else at
         self._next = at + len(data)
         self.end = max(self.end, self._next)
         await self._item.put(data, at)
+        self.came.add(at, self._next)
 
 
 def _name(key: str, entry: Entry) -> str:

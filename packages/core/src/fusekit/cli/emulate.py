@@ -52,4 +52,5 @@ def command(
             say(f"the emulator of {scheme} listens at {running.url}; Ctrl-C ends it")
             stop.wait()
     except OSError as error:
-        raise MountError(f"the emulator cannot listen: {error.strerror or error}; choose another --port") from error
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise MountError(f"the emulator cannot listen: {why}; choose another --port") from error

@@ -27,6 +27,8 @@ Examples:
   fusekit info --json work -o ttl=1min
 """
 
+_NO_OPERATIONS = {"lifespan", "capabilities"}
+
 
 def command(
     place: Annotated[str, typer.Argument(metavar="SOURCE|DIR", help="scheme:path, a profile, or a mount point.")],
@@ -78,7 +80,8 @@ def _show(facts: dict[str, Any], *, as_json: bool) -> None:
     if facts.get("mountpoint"):
         tell(f"mounted on: {name_text(facts['mountpoint'])}")
     if "hooks" in facts:
-        tell(f"can: {', '.join(hook.removeprefix('fusekit_') for hook in facts['hooks'])}")
+        can = [hook.removeprefix("fusekit_") for hook in facts["hooks"]]
+        tell(f"can: {', '.join(what for what in can if what not in _NO_OPERATIONS)}")
         for name, value in facts["capabilities"].items():
             tell(f"  {name}: {_word(value)}")
         if facts.get("skipped_names"):

@@ -33,11 +33,12 @@ def command(
     debug: Debug = False,
 ) -> None:
     flags = read_lists(options or [])
+    found: dict[str, list[dict[str, Any]]] = {}
 
     async def show(source: str) -> None:
         entries = await _list(source, flags)
         if as_json:
-            tell_json([facts(name, attr) for name, attr in entries])
+            found[source] = [facts(name, attr) for name, attr in entries]
             return
         if len(sources) > 1:
             tell(f"{source}:")
@@ -50,7 +51,10 @@ def command(
     async def work() -> bool:
         return await each(sources, show)
 
-    if not run(work):
+    fine = run(work)
+    if as_json:
+        tell_json(found if len(sources) > 1 else found.get(sources[0], []))
+    if not fine:
         give_up()
 
 
@@ -64,7 +68,7 @@ def facts(name: str, attr: Attr) -> dict[str, Any]:
         "gid": attr.gid,
         "size": attr.size,
         "nlink": attr.nlink,
-        "mtime": attr.mtime_ns / 1e9,
+        "mtime_ns": attr.mtime_ns,
         "inode": attr.ino,
     }
 

@@ -18,7 +18,7 @@ from fusekit.cli import background
 from fusekit.cli.describe import describe
 from fusekit.cli.mountpoint import check_directories, check_fuse, prepare
 from fusekit.cli.options import Debug, MountOptions, OptionLists, read_lists, split_mount_options, write_list
-from fusekit.cli.output import complain, debugging, give_up, report, say
+from fusekit.cli.output import complain, debugging, give_up, not_sent, report, say
 from fusekit.config import closest
 from fusekit.errors import ConfigError
 from fusekit.plugins.sources import Request, resolve
@@ -146,7 +146,7 @@ def _serve_here(source: str, directory: Path, wanted: MountOptions, level: str, 
             raise
         give_up(report(error))
     if left:
-        complain(f"{left} files were not sent; they are kept in {request.settings.state_dir}")
+        complain(f"{not_sent(left)} in {request.settings.state_dir}")
         give_up()
 
 

@@ -86,6 +86,11 @@ def span_text(seconds: float) -> str:
     return " ".join(parts[:2]) or "0s"
 
 
+def not_sent(files: int) -> str:
+    """Begin the sentence about files that are left; it ends with where."""
+    return "1 file was not sent; it is kept" if files == 1 else f"{files} files were not sent; they are kept"
+
+
 def reason(error: BaseException) -> str:
     """Return what went wrong in one line; of several errors at once the first that was raised on purpose."""
     chosen = cause(error)
@@ -115,8 +120,11 @@ def complain(text: str) -> None:
     say(f"fusekit: {text}")
 
 
-def report(error: BaseException) -> int:
-    """Print ``error`` as one line, with ``--debug`` after its traceback, and return the exit status."""
+def report(error: BaseException, about: str = "") -> int:
+    """Print ``error`` as one line, with ``--debug`` after its traceback, and return the exit status.
+
+    ``about`` is what it happened to; it goes in front where the message does not name it.
+    """
     leaves = list(_leaves(error))
     if any(isinstance(leaf, BrokenPipeError) for leaf in leaves):
         # Who read our output has seen enough (`| head`). Flushing it at exit must not complain a second time.
@@ -124,7 +132,8 @@ def report(error: BaseException) -> int:
         return FAILED
     if debugging():
         say(trace(error).rstrip())
-    complain(reason(error))
+    why = reason(error)
+    complain(why if about in why else f"{about}: {why}")
     return INTERRUPTED if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves) else FAILED
 
 

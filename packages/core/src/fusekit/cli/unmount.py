@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fusekit.cli.options import Debug
-from fusekit.cli.output import complain, give_up, say
+from fusekit.cli.output import complain, give_up, not_sent, say
 from fusekit.control import client
 from fusekit.control.registry import Endpoint, endpoints, runtime_directory
 from fusekit.errors import MountError
@@ -87,7 +87,7 @@ def _unmount(directory: Path, target: Path, timeout_s: float | None) -> None:
         complain(f"the mount process {serving.pid} has not ended yet")
     if result is not None and result.get("left"):
         _list([f"{one['path']} ({one['error'] or one['state']})" for one in result.get("files", ())])
-        complain(f"{result['left']} files were not sent; they are kept in the journal")
+        complain(f"{not_sent(result['left'])} in the journal")
         give_up()
 
 
@@ -104,7 +104,9 @@ class _Progress:
         self._width = 0
 
     def show(self, status: dict[str, Any]) -> None:
-        self.unsent = list(status.get("unsent", ()))
+        # What is on its way is in the journal and no longer among what waits to be sent.
+        waiting = {*status.get("unsent", ()), *(row["path"] for row in status.get("journal", ()))}
+        self.unsent = sorted(waiting)
         if sys.stderr.isatty() and self.unsent:
             text = f"sending {len(self.unsent)} files: {self.unsent[0]}"[:79]
             print(f"\r{text.ljust(self._width)}", end="", file=sys.stderr, flush=True)

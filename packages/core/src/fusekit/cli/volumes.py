@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from fusekit.cli.output import cause, report
+from fusekit.config import declared
 from fusekit.errors import ConfigError, FusekitError, IsDirectory, NotDirectory, NotFound
 from fusekit.plugins.sources import Request, resolve, split
 
@@ -59,7 +60,13 @@ def within(text: str, flags: Flags) -> Place:
         return Place(request, request.inner)
     if not name:
         raise IsDirectory(f"{text} is a directory: the whole of the source")
-    return Place(resolve(f"{word}:{above or slash}", flags), name)
+    return Place(resolve(f"{word}:{above or slash or _here(request)}", flags), name)
+
+
+def _here(request: Request) -> str:
+    """Return the path around a plain name: for paths of this machine the working directory, else the backend's default."""
+    options = declared(type(request.source.options), request.source.scheme)
+    return "." if any(one.name == "path" and one.kind == "a path" for one in options) else ""
 
 
 def opened(place: Place) -> AbstractAsyncContextManager[Volume]:
@@ -112,6 +119,6 @@ async def each(texts: Iterable[str], do: Callable[[str], Awaitable[None]]) -> bo
         except (FusekitError, ExceptionGroup, OSError) as error:
             if isinstance(cause(error), BrokenPipeError):
                 raise
-            report(error)
+            report(error, text)
             failed = True
     return not failed

@@ -101,10 +101,9 @@ class Control:
         self._waiting += 1
         try:
             while not self._ended.is_set():
+                await _send(stream, {"progress": await self.status()})
                 with trio.move_on_after(PROGRESS_INTERVAL_S):
                     await self._ended.wait()
-                    break
-                await _send(stream, {"progress": await self.status()})
             await _send(stream, {"ok": True, "result": self._result})
         finally:
             self._waiting -= 1

@@ -133,7 +133,7 @@ class Uploader:
             return None
         if version_of(found) != version_of(replacing) or found.id != replacing.id:
             raise Stale(f"{name!r} was changed by somebody else since it was opened; nothing was overwritten")
-        return found
+        return found.within(directory)
 
     async def _arrived(
         self, directory: Entry, name: str, replacing: Entry | None, generation: Generation, caller: Caller
@@ -148,8 +148,7 @@ class Uploader:
             if generation.staging.size > COMPARE_MAX:
                 return None
             compare = _Compare(generation.staging)
-            filled = attrs.evolve(found, ref=found.ref or f"{directory.ref}/{found.name}")
-            await self._calls.read(filled, 0, found.size, compare, caller)
+            await self._calls.read(found.within(directory), 0, found.size, compare, caller)
         except BackendError:
             return None
         return found if compare.equal else None

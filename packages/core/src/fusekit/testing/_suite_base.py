@@ -72,11 +72,8 @@ class Suite:
     many_entries: ClassVar[int] = 150
     """How many entries the long listing has; more than a page of the service, where that is bearable."""
 
-    skipped_because: str = ""
-
     def skip(self, reason: str) -> NoReturn:
         """Skip this test; `fusekit.testing.plugin` shows the reason, which pytest-trio drops."""
-        self.skipped_because = reason
         pytest.skip(reason)
 
     @pytest.fixture

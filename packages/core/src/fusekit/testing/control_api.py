@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from fusekit.testing.faults import Fault, Latency
+from fusekit.testing.faults import Fault, Latency, Limit
 from fusekit.testing.replies import Reply, json_reply
 from fusekit.testing.routes import route
 from fusekit.testing.server import Request
@@ -102,6 +102,22 @@ class ControlApi:
             self._emulator.faults.set_latency(name, None)
         for name, latency in wanted.items():
             self._emulator.faults.set_latency(name, latency)
+        return json_reply({})
+
+    @route("limits", "GET", PREFIX + "limits")
+    def limits(self, request: Request) -> Reply:
+        """Return the limits by pattern of routes."""
+        found = self._emulator.faults.limits()
+        return json_reply({pattern: attrs.asdict(limit) for pattern, limit in found.items()})
+
+    @route("set-limits", "PUT", PREFIX + "limits")
+    def set_limits(self, request: Request) -> Reply:
+        """Replace all limits."""
+        wanted = {pattern: Limit(**fields) for pattern, fields in _object(request).items()}
+        for pattern in self._emulator.faults.limits().keys() - wanted.keys():
+            self._emulator.faults.set_limit(pattern, None)
+        for pattern, limit in wanted.items():
+            self._emulator.faults.set_limit(pattern, limit)
         return json_reply({})
 
     @route("await-stalled", "GET", PREFIX + "stalled")

@@ -1,7 +1,7 @@
 """Reads and steers a running emulator, whether it is in this process or another.
 
 Part of the emulator base: the client of `fusekit.testing.control_api`, over HTTP like every other client. Calls block
-for about a millisecond, which async tests can afford, but for the two that wait on purpose.
+for about a millisecond, which async tests can afford, but for the two that wait on purpose: those belong into a thread.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from fusekit.testing.control_api import PREFIX
-from fusekit.testing.faults import ArmedFault, Fault, Latency, What
+from fusekit.testing.faults import ArmedFault, Fault, Latency, Limit, What
 from fusekit.testing.request_log import Counters, LoggedRequest
 
 
@@ -94,6 +94,10 @@ class Controls:
         elif isinstance(latencies, Latency):
             latencies = {"*": latencies}
         self._call("PUT", "latency", {name: attrs.asdict(latency) for name, latency in latencies.items()})
+
+    def set_limits(self, limits: Mapping[str, Limit]) -> None:
+        """Replace all limits on the number of requests, by pattern of routes."""
+        self._call("PUT", "limits", {pattern: attrs.asdict(limit) for pattern, limit in limits.items()})
 
     def wait_for_stalled(self, at_least: int = 1, timeout_s: float = 10.0) -> int:
         """Wait until so many requests are held by a STALL; return how many are.

@@ -20,15 +20,16 @@ from typing import Any, ClassVar, Final
 import attrs
 
 from fusekit.config import option, parse_duration
-from fusekit.testing.blobs import BlobStore, Stretch
+from fusekit.testing.blobs import BlobStore
 from fusekit.testing.certificates import Certificate, make_certificate
 from fusekit.testing.clock import Clock
 from fusekit.testing.control_api import PREFIX, ControlApi
 from fusekit.testing.faults import Fault, FaultPlan, Latency, What
-from fusekit.testing.replies import Refused, Reply, json_reply, phrase, text_reply
+from fusekit.testing.replies import Refused, Reply, http_date, json_reply, phrase, text_reply
 from fusekit.testing.request_log import LoggedRequest, RequestLog
 from fusekit.testing.routes import Route, RouteTable
 from fusekit.testing.running import RunningEmulator, run_here, run_in_process
+from fusekit.testing.sending import Sending, spoiled, substitute
 from fusekit.testing.server import BadRequest, Cut, Disconnected, Request, Server, Wire
 from fusekit.testing.stalls import Stalls
 
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 UNKNOWN: Final = "unknown"
 """The route of requests that no handler takes."""
-
-_TOGETHER_BYTES: Final = 64 << 10  # a body up to this size leaves in one system call with its head
 
 
 @attrs.frozen
@@ -205,7 +204,8 @@ class Emulator:
         wait_s, bytes_per_s = self.faults.delay(name)
         self.stalls.sleep(wait_s)
         wire.pace = self.stalls.pace(bytes_per_s) if bytes_per_s else None
-        fault = self.faults.draw(name, request.target, "range" in request.headers)
+        fault = self.faults.over_limit(name, self.clock.now())
+        fault = fault or self.faults.draw(name, request.target, "range" in request.headers)
         try:
             return self._serve(request, wire, route, methods, entry, fault)
         except Cut:
@@ -236,7 +236,7 @@ class Emulator:
             reply = self._answer(request, route, methods)
             if fault.what is What.STALL and fault.at_byte is None and fault.done:
                 self.stalls.hold(fault.hold_s)
-            return self._send(request, wire, _spoiled(reply, fault), entry, fault)
+            return self._send(request, wire, spoiled(reply, fault), entry, fault)
         if fault.done:
             self._answer(request, route, methods)
         if fault.what is What.RESET:
@@ -247,10 +247,15 @@ class Emulator:
             self.log.decided(entry, 0, request.body.received, 0)
             wire.send(b"\x00\xff\x16\x03 this is no HTTP \r\n\r\n\x80\r\n")
             return False
-        reply = _substitute(fault) or self.failure(fault.status or 503, request, entry.route)
+        reply = substitute(fault) or self._error(fault.status or 503, request, entry.route)
         if fault.retry_after is not None:
             reply.headers["Retry-After"] = fault.retry_after
         return self._send(request, wire, reply, entry, fault)
+
+    def _error(self, status: int, request: Request, route: str) -> Reply:
+        reply = self.failure(status, request, route)
+        self.finish(request, reply)
+        return reply
 
     def _reset(self, request: Request, wire: Wire, entry: LoggedRequest) -> bool:
         self.log.decided(entry, 0, request.body.received, 0)
@@ -282,37 +287,17 @@ class Emulator:
         self, request: Request, wire: Wire, reply: Reply, entry: LoggedRequest | None, fault: Fault | None
     ) -> bool:
         """Send ``reply``, with what ``fault`` does to its way out; return whether the connection goes on."""
-        pieces, size = _pieces(request, reply)
-        what = fault.what if fault else None
-        announced = max(size, 1) if what is What.TRUNCATED else size
-        stop = size
-        if fault is not None and (
-            what is What.TRUNCATED or (what in {What.RESET, What.STALL} and fault.at_byte is not None)
-        ):
-            stop = min(size, fault.at_byte if fault.at_byte is not None else size // 2)
-        ends = what in {What.RESET, What.TRUNCATED} and fault is not None and fault.upload_byte is None
-        keep = request.keep_alive and not request.body.unwanted and not ends and what is not What.EXTRA
-        head = _head(request, reply, announced, keep)
+        reply.headers.setdefault("Date", http_date(self.clock.now()))
+        sending = Sending(request, reply, fault)
         if entry is not None:
-            self.log.decided(entry, reply.status, request.body.received, stop if ends else size)
-        before = wire.sent + len(head)
+            self.log.decided(entry, reply.status, request.body.received, sending.bytes_out, cut=sending.cut)
         try:
-            _send_pieces(wire, head, pieces, 0, stop)
-            if what is What.STALL and fault is not None and fault.at_byte is not None:
-                self.stalls.hold(fault.hold_s)
-            if what is What.RESET and ends:
-                wire.reset()
-            elif what is What.EXTRA:
-                wire.send(b"more than was announced")
-            elif not ends:
-                _send_pieces(wire, b"", pieces, stop, size)
+            sending.run(wire, self.stalls)
         except Disconnected:
             if entry is not None:
-                self.log.cut(entry, max(0, wire.sent - before))
+                self.log.cut(entry, sending.bytes_out)
             raise
-        if ends and entry is not None:
-            self.log.cut(entry, stop)
-        return keep
+        return sending.keep_alive
 
     def _control(self, request: Request, wire: Wire) -> bool:
         route, request.params, methods = self._control_routes.find(request.method, request.path)
@@ -327,81 +312,5 @@ class Emulator:
             except Exception as error:  # noqa: BLE001 - who steers is told what was wrong, whatever it was
                 reply = json_reply({"error": f"{type(error).__name__}: {error}"}, 400)
         request.body.drain()
+        wire.pace = None
         return self._send(request, wire, reply, None, None)
-
-
-def _pieces(request: Request, reply: Reply) -> tuple[list[bytes | Stretch], int]:
-    """Return the body as it goes over the wire, and its size."""
-    if request.method == "HEAD" or reply.status in {204, 304}:
-        return [], 0
-    if reply.chunked:
-        assert isinstance(reply.body, bytes), "only small bodies are sent in chunks"
-        blocks = [reply.body[start : start + 8192] for start in range(0, len(reply.body), 8192)]
-        data = b"".join(b"%x\r\n%b\r\n" % (len(block), block) for block in blocks) + b"0\r\n\r\n"
-        return [data], len(data)
-    return [reply.body], len(reply.body)
-
-
-def _head(request: Request, reply: Reply, size: int, keep: bool) -> bytes:
-    lines = [f"HTTP/1.1 {reply.status} {phrase(reply.status)}"]
-    lines += [f"{name}: {value}" for name, value in reply.headers.items()]
-    if reply.chunked:
-        lines.append("Transfer-Encoding: chunked")
-    elif reply.status not in {204, 304} and "Content-Length" not in reply.headers:
-        lines.append(f"Content-Length: {len(reply.body) if request.method == 'HEAD' else size}")
-    lines.append(f"Connection: {'keep-alive' if keep else 'close'}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
-
-
-def _send_pieces(wire: Wire, head: bytes, pieces: list[bytes | Stretch], start: int, stop: int) -> None:
-    """Send ``head`` and the bytes ``start`` to ``stop`` of the body."""
-    if stop <= start:
-        if head:
-            wire.send(head)
-        return
-    body = pieces[0]
-    if isinstance(body, Stretch):
-        if head:
-            wire.send(head, more=True)
-        wire.send_stretch(Stretch(body.blob, body.start + start, body.start + stop))
-    elif stop - start <= _TOGETHER_BYTES:
-        wire.send(head + body[start:stop])
-    else:
-        if head:
-            wire.send(head, more=True)
-        wire.send(memoryview(body)[start:stop])
-
-
-def _substitute(fault: Fault) -> Reply | None:
-    """Return what some proxy or a broken service sends in place of an answer; None: the service's own error."""
-    if fault.what is What.HTML:
-        status = fault.status or 200
-        page = f"<html><head><title>{status} {phrase(status)}</title></head><body><h1>Sorry</h1></body></html>\n"
-        return text_reply(page, status, "text/html; charset=utf-8")
-    if fault.what is What.NOT_JSON:
-        return Reply(fault.status or 200, {"Content-Type": "application/json"}, b'{"objects": [{"path": "/Users/')
-    return None
-
-
-def _spoiled(reply: Reply, fault: Fault) -> Reply:
-    """Return ``reply`` with its body or range wrong in a way that the protocol cannot show."""
-    body, headers = reply.body, dict(reply.headers)
-    if fault.what in {What.SHORT, What.OVERLONG}:
-        headers.pop("Content-Length", None)
-        wanted = len(body) // 2 if fault.what is What.SHORT else len(body) + max(1, len(body) // 2)
-        data = _bytes(body)
-        return attrs.evolve(reply, headers=headers, body=(data + b"\0" * (wanted - len(data)))[:wanted])
-    if fault.what is What.WRONG_RANGE and reply.status == 206:
-        units, _, rest = headers["Content-Range"].partition(" ")
-        span, _, total = rest.partition("/")
-        first, last = (int(number) for number in span.split("-"))
-        headers["Content-Range"] = f"{units} {first + 1}-{last + 1}/{total}"
-        return attrs.evolve(reply, headers=headers)
-    if fault.what is What.WRONG_BYTES and reply.status == 206:
-        data = _bytes(body)
-        return attrs.evolve(reply, body=data[1:] + bytes([data[0] ^ 0xFF]))
-    return reply
-
-
-def _bytes(body: bytes | Stretch) -> bytes:
-    return body.blob.read(body.start, body.stop) if isinstance(body, Stretch) else body

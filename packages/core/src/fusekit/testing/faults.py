@@ -28,8 +28,9 @@ class What(enum.Enum):
 
     To the answer's body: with ``at_byte`` RESET and STALL strike in the middle of it; TRUNCATED closes the connection
     early, SHORT and OVERLONG announce and send less or more than was asked for, EXTRA sends bytes after the announced
-    end; and for requests with a range, WRONG_RANGE announces another one, WRONG_BYTES sends other bytes under the
-    right heading, IGNORED_RANGE sends everything with 200.
+    end, HANGUP answers as if the connection went on and then closes it; and for requests with a range, WRONG_RANGE
+    announces another one, WRONG_BYTES sends other bytes under the right heading, IGNORED_RANGE sends everything with
+    200.
 
     To the request's body: RESET with ``upload_byte`` breaks the connection when that many bytes have arrived.
     """
@@ -41,6 +42,7 @@ class What(enum.Enum):
     SHORT = "short"
     OVERLONG = "overlong"
     EXTRA = "extra"
+    HANGUP = "hangup"
     WRONG_RANGE = "wrong-range"
     WRONG_BYTES = "wrong-bytes"
     IGNORED_RANGE = "ignored-range"
@@ -124,8 +126,27 @@ class Latency:
     bytes_per_s: float | None = None
 
 
+@attrs.frozen
+class Limit:
+    """How much a route takes: ``per_s`` requests a second after a burst of ``burst``; the rest is refused with 429.
+
+    The seconds are those of the emulator's clock: while it stands still, exactly ``burst`` requests pass.
+    """
+
+    per_s: float
+    burst: int = 1
+    status: int = 429
+    retry_after: str | None = None
+
+
+@attrs.define
+class _Bucket:
+    left: float
+    filled_s: float
+
+
 class FaultPlan:
-    """The faults and latencies in force. Safe to use from any thread."""
+    """The faults, latencies and limits in force. Safe to use from any thread."""
 
     def __init__(self, seed: int = 0) -> None:
         self._lock = threading.Lock()
@@ -134,6 +155,8 @@ class FaultPlan:
         self._armed: dict[int, ArmedFault] = {}
         self._latency: dict[str, Latency] = {}
         self._drawn: defaultdict[str, int] = defaultdict(int)
+        self._limits: dict[str, Limit] = {}
+        self._buckets: dict[str, _Bucket] = {}
 
     def arm(self, fault: Fault) -> int:
         """Put ``fault`` in force, after those that are, and return its number."""
@@ -191,6 +214,34 @@ class FaultPlan:
             self._drawn[route] += 1
             jitter = latency.jitter_s * self._random(route, self._drawn[route]) if latency.jitter_s else 0.0
             return latency.fixed_s + jitter, latency.bytes_per_s
+
+    def set_limit(self, routes: str, limit: Limit | None) -> None:
+        """Limit the routes of that pattern, all together; None ends it."""
+        with self._lock:
+            self._buckets.pop(routes, None)
+            if limit is None:
+                self._limits.pop(routes, None)
+            else:
+                self._limits[routes] = limit
+
+    def limits(self) -> dict[str, Limit]:
+        """Return the limits by pattern of routes."""
+        with self._lock:
+            return dict(self._limits)
+
+    def over_limit(self, route: str, now_s: float) -> Fault | None:
+        """Count a request against the limits of its route, and return the refusal if it is too many."""
+        with self._lock:
+            for pattern, limit in self._limits.items():
+                if not fnmatchcase(route, pattern):
+                    continue
+                bucket = self._buckets.setdefault(pattern, _Bucket(limit.burst, now_s))
+                bucket.left = min(limit.burst, bucket.left + max(0.0, now_s - bucket.filled_s) * limit.per_s)
+                bucket.filled_s = now_s
+                if bucket.left < 1:
+                    return Fault(What.STATUS, status=limit.status, retry_after=limit.retry_after)
+                bucket.left -= 1
+        return None
 
     def _random(self, stream: str, number: int) -> float:
         return random.Random(f"{self._seed}/{stream}/{number}").random()

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -34,6 +34,8 @@ pytest.register_assert_rewrite(
 
 MARKER = "fuse"
 DEVICE = Path("/dev/fuse")
+UNMOUNTED = "cannot mount: "
+REASONS_SHOWN = 5
 
 
 @cache
@@ -91,25 +93,30 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker(MARKER)]
     if marked and (problem := fuse_problem()):
         for item in marked:
-            item.add_marker(pytest.mark.skip(reason=f"cannot mount: {problem}"))
+            item.add_marker(pytest.mark.skip(reason=f"{UNMOUNTED}{problem}"))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put the reason of a skipped conformance test back into its report: pytest-trio skips again without one."""
-    report = yield
-    reason = getattr(getattr(item, "instance", None), "skipped_because", "")
-    if report.skipped and reason:
-        path, line, _ = item.location
-        report.longrepr = (path, (line or 0) + 1, f"Skipped: {reason}")
-    return report
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
+    """Bring back the reason of a skip inside an async test: pytest-trio unwraps the group and skips anew without it."""
+    skipped = call.excinfo.value if call.excinfo else None
+    if isinstance(skipped, pytest.skip.Exception) and not skipped.msg:
+        inner = skipped.__context__
+        while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
+            inner = inner.exceptions[0]
+        if isinstance(inner, pytest.skip.Exception):
+            skipped.msg = inner.msg
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print each reason for skipping once, however many files it was met in."""
+    """Print each reason for skipping once, however many files it was met in, and that nothing can be mounted last of all."""
     reasons: Counter[str] = Counter()
     for report in terminalreporter.getreports("skipped"):
         if isinstance(report.longrepr, tuple):
             reasons[report.longrepr[2].removeprefix("Skipped: ")] += 1
-    for reason, count in reasons.most_common():
+    unmounted = {reason: reasons.pop(reason) for reason in list(reasons) if reason.startswith(UNMOUNTED)}
+    common = reasons.most_common(None if terminalreporter.verbosity > 0 else REASONS_SHOWN)
+    if rest := reasons.total() - sum(count for _, count in common):
+        common.append((f"{len(reasons) - len(common)} other reasons (-v shows them)", rest))
+    for reason, count in [*common, *unmounted.items()]:
         terminalreporter.write_line(f"SKIPPED {count}: {reason}")

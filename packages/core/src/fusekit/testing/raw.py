@@ -31,6 +31,7 @@ Reply = bytes | Callable[[Request, trio.abc.Stream], Awaitable[None]]
 class Server:
     """Answers request after request from ``replies``; the last one again and again. Closes where a reply says so."""
 
+    host: str = "127.0.0.1"
     port: int = 0
     replies: list[Reply] = attrs.field(factory=list)
     requests: list[Request] = attrs.field(factory=list)
@@ -39,7 +40,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}"
+        return f"{self.scheme}://{self.host}:{self.port}"
 
     def reply(self, *replies: Reply) -> None:
         self.replies[:] = replies
@@ -78,11 +79,11 @@ class Server:
 
 
 @asynccontextmanager
-async def running(tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    """Run a server on a free port of 127.0.0.1, with TLS where a context is given."""
-    server = Server(scheme="https" if tls else "http")
+async def running(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> AsyncIterator[Server]:
+    """Run a server on a free port of loopback, with TLS where a context is given."""
+    server = Server(host, scheme="https" if tls else "http")
     async with trio.open_nursery() as nursery:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        listeners = await trio.open_tcp_listeners(0, host=host)
         server.port = listeners[0].socket.getsockname()[1]
 
         async def handle(stream: trio.SocketStream) -> None:

@@ -144,12 +144,16 @@ class RequestLog:
             self._changed.notify_all()
             return entry
 
-    def decided(self, entry: LoggedRequest, status: int, bytes_in: int, bytes_out: int) -> None:
-        """Complete the entry and count it; called before the answer leaves, with the bytes that it is going to have."""
+    def decided(self, entry: LoggedRequest, status: int, bytes_in: int, bytes_out: int, *, cut: bool = False) -> None:
+        """Complete the entry and count it; called before the answer leaves, with the bytes that it is going to have.
+
+        ``cut`` says that these are not all, on purpose.
+        """
         with self._changed:
             if not entry.open:
                 return
             entry.open, entry.status, entry.bytes_in, entry.bytes_out = False, status, bytes_in, bytes_out
+            entry.cut = cut
             count = self._counts.setdefault((entry.route, entry.method, status), [0, 0, 0])
             for place, more in enumerate((1, bytes_in, bytes_out)):
                 count[place] += more

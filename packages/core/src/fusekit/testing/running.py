@@ -11,6 +11,7 @@ import argparse
 import importlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def command_line(cls: type[Emulator], arguments: Sequence[str] | None = None) ->
 
 def _print_environment(running: RunningEmulator) -> None:
     for name, value in running.environment().items():
-        print(f"export {name}={value}")
+        print(f"export {name}={shlex.quote(value)}")
     print(f"the emulator of {running.scheme} listens at {running.url}; Ctrl-C ends it", file=sys.stderr, flush=True)
     sys.stdout.flush()
 
@@ -149,6 +150,7 @@ def _child(name: str) -> None:
     for part in qualified.split("."):
         cls = getattr(cls, part)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the parent's terminal: the parent ends us, in its order
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # by way of the context manager below, which cleans up
     settings = cls.options(**json.loads(sys.stdin.readline()))
     with run_here(cls, settings) as running:
         print(

@@ -16,7 +16,7 @@ from fusekit.errors import BackendError, Exists, NotFound, Stale, TimedOut
 from fusekit.metrics import Metrics
 from fusekit.plugins.specs import Hooks
 from fusekit.settings import Settings
-from fusekit.transfer.retry import RETRIABLE, RetryPolicy
+from fusekit.transfer.retry import RETRIABLE, RETRIABLE_ONCE, RETRIABLE_READ, RetryPolicy
 from fusekit.types import Attributes, Caller, Capabilities, Content, Entry, Kind, Page, Part, Sink, Space, Want
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Calls:
             if stop is None or moving.reached < stop:
                 await self._hooks.fusekit_read(entry=entry, start=moving.reached, stop=stop, sink=moving, caller=caller)
 
-        await self._repeat("read", attempt, deadline, type(None), moved=lambda: moving.reached)
+        await self._repeat("read", attempt, deadline, type(None), moved=lambda: moving.reached, passing=RETRIABLE_READ)
         self._metrics.bytes_read += moving.reached - start
 
     async def getxattrs(self, entry: Entry, caller: Caller) -> Mapping[str, bytes]:
@@ -331,7 +331,8 @@ class Calls:
         return await self._repeat(hook, call, Deadline(self._settings.metadata_timeout_s), returns, idle=False)
 
     async def _once(self, hook: str, call: Callable[[], Awaitable[object]], returns: type[T]) -> T:
-        return await self._attempt(hook, call, Deadline(self._settings.metadata_timeout_s), returns)
+        deadline = Deadline(self._settings.metadata_timeout_s)
+        return await self._repeat(hook, call, deadline, returns, idle=False, passing=RETRIABLE_ONCE)
 
     async def _repeat(
         self,
@@ -344,6 +345,7 @@ class Calls:
         total_s: float | None = None,
         moved: Callable[[], int] = lambda: 0,
         settle: Callable[[], Awaitable[T | None]] | None = None,
+        passing: tuple[type[BackendError], ...] = RETRIABLE,
     ) -> T:
         """Call until it succeeds, cannot be repeated, or a deadline passed; the last error is the one that counts."""
         total = trio.current_time() + total_s if total_s is not None else float("inf")
@@ -351,7 +353,7 @@ class Calls:
         while True:
             try:
                 return await self._attempt(hook, call, deadline, returns, total=total)
-            except RETRIABLE as error:
+            except passing as error:
                 if moved() > reached:
                     attempt, reached = 1, moved()
                 wait_s = self._retry.wait_s(error, attempt)

@@ -300,9 +300,10 @@ class Client:
             try:
                 request = self._http.build_request(
                     method,
-                    address.server,
+                    f"{address.server}{address.target}",
                     content=content or None,
                     headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()],
+                    # httpx would tidy the URL up; the target is what goes over the wire.
                     extensions={"target": address.target.encode("ascii")},
                 )
                 self.traffic.requests += 1

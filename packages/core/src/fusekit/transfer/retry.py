@@ -12,9 +12,13 @@ from typing import Final
 
 import attrs
 
-from fusekit.errors import BackendError, Throttled, TimedOut, Unavailable
+from fusekit.errors import BackendError, Corrupt, Throttled, TimedOut, Unavailable
 
 RETRIABLE: Final = (Throttled, Unavailable, TimedOut)
+# A body that was cut short, or came for another range, is asked for again.
+RETRIABLE_READ: Final = (*RETRIABLE, Corrupt)
+# What the service refused for being too much did not act, whatever it was.
+RETRIABLE_ONCE: Final = (Throttled,)
 
 ATTEMPTS_MAX: Final = 6
 # Where nothing moved for a whole deadline a second look is enough: a dead network must become an error, not a hang.
@@ -35,9 +39,9 @@ class RetryPolicy:
     _random: random.Random = attrs.field(factory=random.Random)
 
     def wait_s(self, error: BackendError, attempt: int) -> float | None:
-        """Return the seconds to wait after ``attempt`` (from 1) failed with ``error``; None gives up."""
+        """Return the seconds to wait after ``attempt`` (from 1) failed with ``error``, which passes; None gives up."""
         most = ATTEMPTS_AFTER_TIMEOUT if isinstance(error, TimedOut) else ATTEMPTS_MAX
-        if not isinstance(error, RETRIABLE) or attempt >= most or self.budget < 1:
+        if attempt >= most or self.budget < 1:
             return None
         self.budget -= 1
         if error.retry_after_s is not None:

@@ -5,12 +5,13 @@ Reads come from its staging file where there is one, else from the block store; 
 over the version that was there. A commit freezes the staging file as a generation and hands it to the journal's
 uploader; what is written meanwhile goes to the next one.
 
-Locks, in this order: ``File.committing`` (one commit, rename or removal of the inode at a time, held over the
-network), then ``File.changing`` (one change of the staging file at a time, held over the disk only).
+Locks, in this order: a turn at the inode (one commit, rename, removal or change of attributes at a time, held over the
+network), then ``File.changing`` (one change of the staging file at a time).
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 import uuid
@@ -19,9 +20,10 @@ from typing import Final
 import attrs
 import trio
 
+from fusekit import names
 from fusekit.cache.blocks import Blocks
 from fusekit.disk import Disk
-from fusekit.errors import BackendError, Stale
+from fusekit.errors import BackendError, Invalid, Stale
 from fusekit.journal.journal import Journal
 from fusekit.journal.staging import Staging
 from fusekit.journal.uploader import Generation, Uploader, version_of
@@ -31,6 +33,7 @@ from fusekit.types import Attributes, Caller, Entry, Io
 from fusekit.vfs.attributes import token
 from fusekit.vfs.inodes import Node
 from fusekit.vfs.tree import Tree
+from fusekit.vfs.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +70,6 @@ class File:
     failed_rows: list[int] = attrs.field(factory=list)
     handles: int = 0
     finishing: trio.Event | None = None
-    committing: trio.Lock = attrs.field(factory=trio.Lock)
     changing: trio.Lock = attrs.field(factory=trio.Lock)
 
     @property
@@ -111,6 +113,7 @@ class Files:
         self._disk = disk
         self._settings = settings
         self._uploader = Uploader(calls, journal)
+        self.turns = Turns(tree.inodes)
         self.failures: dict[str, str] = {}
 
     # ---- life --------------------------------------------------------------------------------------------------
@@ -132,7 +135,7 @@ class Files:
             return
         file.finishing = trio.Event()
         try:
-            if file.dirty and file.failed is None and file.refused is None:
+            if file.dirty and file.failed is None:
                 await self.commit(file, file.caller)
         except BackendError as error:
             logger.error("%s: not sent, kept in the journal: %s", self._tree.inodes.path(file.node), error)
@@ -152,7 +155,7 @@ class Files:
             del self._tree.pending[key]
             self._tree.inodes.detach(node)
         self._tree.release(node)
-        if staging is not None and (node.unlinked or not file.dirty or file.refused is not None):
+        if staging is not None and (node.unlinked or not file.dirty):
             await self._forget(file, staging)
 
     async def _forget(self, file: File, staging: Staging) -> None:
@@ -160,6 +163,40 @@ class Files:
         if file.row is not None:
             await self._journal.remove(file.row)
             file.row = None
+
+    async def find(self, directory: Node, name: str, caller: Caller) -> Node:
+        """Return the inode at ``name``, once the last handle's release of it, which the kernel does not wait for, is done.
+
+        Raises:
+            NotFound: there is none.
+        """
+        if len(name) > 1 and names.problem(name) is not None:
+            raise Invalid(f"the name is longer than {names.NAME_BYTES_MAX} bytes", errno=errno.ENAMETOOLONG)
+        while True:
+            node = await self._tree.lookup(directory, name, caller)
+            if node.file is None or node.file.finishing is None:
+                return node
+            await self.finished(node)
+
+    async def finished(self, node: Node) -> None:
+        """Wait until the last handle's release of the file is done."""
+        while node.file is not None and node.file.finishing is not None:
+            await node.file.finishing.wait()
+
+    async def outlive(self, node: Node, caller: Caller) -> None:
+        """Bring what open handles may still ask for here, before the remote side forgets it."""
+        if node.file is not None and node.file.handles > 0 and node.file.entry is not None:
+            await self.make_local(node.file, caller)
+
+    def withdraw(self, node: Node) -> None:
+        """Take the name of a file away that was never sent."""
+        for place in [place for place, other in self._tree.pending.items() if other is node]:
+            del self._tree.pending[place]
+            parent = self._tree.inodes.get(place[0])
+            if parent is not None:
+                self._tree.changed(parent, place[1])
+        node.unlinked = True
+        self._tree.inodes.detach(node)
 
     # ---- bytes -------------------------------------------------------------------------------------------------
 
@@ -171,10 +208,11 @@ class Files:
             return await staging.read(start, stop)
         if file.entry is None:
             return b""
-        if file.entry.io is Io.DIRECT:
-            return await self._direct(file.entry, start, stop, caller)
+        entry = await self._addressed(file, file.entry, caller)
+        if entry.io is Io.DIRECT:
+            return await self._direct(entry, start, stop, caller)
         try:
-            return await self._blocks.read(block_key(file.entry), file.entry, start, stop, caller)
+            return await self._blocks.read(block_key(entry), entry, start, stop, caller)
         except Stale:
             self._tree.metadata.expire(file.node.ino)
             raise
@@ -184,6 +222,7 @@ class Files:
         entry = file.entry
         if entry is None or entry.size is not None or entry.io is not Io.CACHED:
             return
+        entry = await self._addressed(file, entry, caller)
         size = await self._blocks.measure(block_key(entry), entry, caller)
         file.entry = attrs.evolve(entry, size=size)
         fact = self._tree.fact(file.node, caller)
@@ -264,14 +303,22 @@ class Files:
         """Bring what ``staging`` lacks between ``start`` and ``stop`` from the version below it."""
         for low, high in staging.missing(start, stop):
             assert file.entry is not None, "only a version below can have what is missing"
+            entry = await self._addressed(file, file.entry, caller)
             for at in range(low, high, _FILL_BYTES):
                 part = min(at + _FILL_BYTES, high)
-                data = await self._blocks.read(block_key(file.entry), file.entry, at, part, caller)
+                data = await self._blocks.read(block_key(entry), entry, at, part, caller)
                 if locked:
                     await staging.fill(data, at)
                 else:
                     async with file.changing:
                         await staging.fill(data, at)
+
+    async def _addressed(self, file: File, entry: Entry, caller: Caller) -> Entry:
+        """Return ``entry``, a version of the file, with the address that it has now: names above it may have moved."""
+        if file.node.gone or self._tree.fact(file.node, caller) is None:
+            return entry
+        now = await self._tree.entry(file.node, caller)
+        return attrs.evolve(entry, name=now.name, ref=now.ref)
 
     async def _direct(self, entry: Entry, start: int, stop: int, caller: Caller) -> bytes:
         sink = _Window(start, stop)
@@ -299,10 +346,8 @@ class Files:
         """
         if file.failed is not None and file.failed_at == file.changes:
             raise file.failed
-        if file.refused is not None:
-            raise file.refused
         if file.dirty and not file.filled and not file.node.unlinked:
-            async with file.committing:
+            async with self.turns.take(file.node):
                 async with file.changing:
                     staging = await self._changeable(file, caller)
                 if file.dirty and not file.filled:
@@ -312,15 +357,13 @@ class Files:
 
     async def commit(self, file: File, caller: Caller) -> None:
         """Send what is dirty; return when the remote side has it."""
-        async with file.committing:
-            await self.commit_locked(file, caller)
+        async with self.turns.take(file.node):
+            await self.commit_in_turn(file, caller)
 
-    async def commit_locked(self, file: File, caller: Caller) -> None:
-        """As `commit`, for one who holds ``committing``."""
+    async def commit_in_turn(self, file: File, caller: Caller) -> None:
+        """As `commit`, for one who has a turn at the inode."""
         if not file.dirty or file.node.unlinked:
             return
-        if file.refused is not None:
-            raise file.refused
         if file.node.gone:
             raise Stale(f"{file.node.name!r} was removed or replaced by somebody else while it was open")
         if file.staging is None:  # created and never written
@@ -330,13 +373,16 @@ class Files:
         assert row is not None, "a staging file of a name has its row"
         node, parent = file.node, self._tree.node(file.node.parent)
         try:
+            if file.refused is not None:
+                raise file.refused
             staging = await self._freeze(file, caller)
             changes, row = file.changes, file.row or row
             attributes = self._to_store(file)
             await self._note_flushed(file, staging, attributes, durable=False)
             generation = Generation(staging, attributes, file.key, row, self._journal)
             directory = await self._tree.entry(parent, caller)
-            entry = await self._uploader.commit(directory, node.name, file.entry, generation, caller)
+            replacing = await self._addressed(file, file.entry, caller) if file.entry is not None else None
+            entry = await self._uploader.commit(directory, node.name, replacing, generation, caller)
         except BackendError as error:
             file.dirty = True
             file.failed, file.failed_at = error, changes

@@ -12,20 +12,17 @@ import logging
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
 import trio
 
-from fusekit import names
 from fusekit.cache.blocks import Blocks
 from fusekit.cache.metadata import Fact
 from fusekit.disk import Disk
 from fusekit.errors import (
     BackendError,
-    Denied,
     Exists,
     Invalid,
     IsDirectory,
@@ -33,26 +30,24 @@ from fusekit.errors import (
     NotEmpty,
     NotFound,
     NotSupported,
-    ReadOnly,
     Stale,
 )
 from fusekit.journal.journal import Journal
 from fusekit.journal.uploader import version_of
 from fusekit.metrics import Metrics
-from fusekit.settings import Consistency, KeepAttributes, Settings, Write
+from fusekit.settings import Consistency, KeepAttributes, Settings
 from fusekit.transfer.calls import Calls
-from fusekit.types import Attributes, Caller, Capabilities, Entry, Io, Kind, Rename, Space, Want
-from fusekit.vfs import xattrs
+from fusekit.types import Attributes, Caller, Capabilities, Entry, Io, Kind, Space, Want
 from fusekit.vfs.attributes import KINDS, Attr, Shape, token
 from fusekit.vfs.files import File, Files, block_key
 from fusekit.vfs.handles import DirectoryHandle, FileHandle, HandleId, Handles
 from fusekit.vfs.inodes import ROOT, Node
+from fusekit.vfs.places import Places
+from fusekit.vfs.renames import Renames
 from fusekit.vfs.tree import Tree
+from fusekit.vfs.xattrs import Xattrs
 
 logger = logging.getLogger(__name__)
-
-RENAME_NOREPLACE: Final = 1
-RENAME_EXCHANGE: Final = 2
 
 # Shown where the service tells nothing: large, so that no program refuses to write for want of space.
 SPACE_UNKNOWN: Final = Space(total_bytes=1 << 50, free_bytes=1 << 50)
@@ -89,7 +84,9 @@ class Filesystem:
         self._settings = settings
         self._shape = Shape(settings)
         self._principals = calls.implements("fusekit_principal")
-        self._access = calls.implements("fusekit_access")
+        self._places = Places(self.tree, calls, settings)
+        self._renames = Renames(self.tree, self.files, self._places, calls)
+        self._xattrs = Xattrs(self.tree, self.files, self._places, calls, blocks)
 
     async def caller(self, uid: int, gid: int, pid: int) -> Caller:
         """Return who asks, with the name under which the backend knows them.
@@ -117,7 +114,7 @@ class Filesystem:
         if name in {".", ".."}:
             node = directory if name == "." else self.tree.node(directory.parent)
         else:
-            node = await self._find(directory, name, caller)
+            node = await self.files.find(directory, name, caller)
         attr = await self._attr(node, caller)
         self.tree.inodes.looked_up(node)
         return attr
@@ -157,7 +154,7 @@ class Filesystem:
 
     async def access(self, ino: int, want: Want, caller: Caller) -> None:
         """Raise `Denied` if the caller may not do ``want``."""
-        await self._may(self.tree.node(ino), want, caller)
+        await self._places.allowed(self.tree.node(ino), want, caller)
 
     async def statfs(self, ino: int, caller: Caller) -> Space:
         """Return the space around an inode."""
@@ -175,7 +172,7 @@ class Filesystem:
         """Open a directory for reading its names."""
         node = self.tree.node(ino)
         await self.tree.directory(node, caller)
-        await self._may(node, Want.LIST, caller)
+        await self._places.allowed(node, Want.LIST, caller)
         return self.handles.add(DirectoryHandle(node, caller))
 
     async def readdir(self, handle: int, start: int) -> list[tuple[str, Attr]]:
@@ -232,16 +229,18 @@ class Filesystem:
     async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
         """Make a directory; the kernel gets one reference."""
         directory = self.tree.node(parent)
-        entry, capabilities = await self._place(directory, name, "fusekit_mkdir", caller)
+        entry, capabilities = await self._places.to_make(directory, name, "fusekit_mkdir", caller)
         attributes = Attributes(mode=stat.S_IMODE(mode), uid=caller.uid, gid=caller.gid)
-        made = await self._calls.mkdir(entry, name, attributes, caller)
+        async with self.files.turns.inside(directory):
+            made = await self._calls.mkdir(entry, name, attributes, caller)
         return await self._appeared(directory, name, made, attributes, capabilities, caller)
 
     async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
         """Make a symbolic link; the kernel gets one reference."""
         directory = self.tree.node(parent)
-        entry, capabilities = await self._place(directory, name, "fusekit_symlink", caller)
-        made = await self._calls.symlink(entry, name, target, caller)
+        entry, capabilities = await self._places.to_make(directory, name, "fusekit_symlink", caller)
+        async with self.files.turns.inside(directory):
+            made = await self._calls.symlink(entry, name, target, caller)
         attributes = Attributes(uid=caller.uid, gid=caller.gid)
         return await self._appeared(directory, name, made, attributes, capabilities, caller)
 
@@ -254,18 +253,21 @@ class Filesystem:
             await self.release(opened.handle)
             return attr
         directory = self.tree.node(parent)
-        entry, capabilities = await self._place(directory, name, "fusekit_mknod", caller)
+        entry, capabilities = await self._places.to_make(directory, name, "fusekit_mknod", caller)
         attributes = Attributes(mode=stat.S_IMODE(mode), uid=caller.uid, gid=caller.gid, rdev=rdev)
-        made = await self._calls.mknod(entry, name, kind, attributes, caller)
+        async with self.files.turns.inside(directory):
+            made = await self._calls.mknod(entry, name, kind, attributes, caller)
         return await self._appeared(directory, name, made, attributes, capabilities, caller)
 
     async def link(self, ino: int, parent: int, name: str, caller: Caller) -> Attr:
         """Give an inode a second name; the kernel gets one reference."""
         node, directory = self.tree.node(ino), self.tree.node(parent)
-        entry, _ = await self._place(directory, name, "fusekit_link", caller)
-        async with self._still(node):
+        entry, _ = await self._places.to_make(directory, name, "fusekit_link", caller)
+        async with self.files.turns.take(node), self.files.turns.inside(directory):
             if node.gone:
                 raise NotFound(f"{node.name!r} was removed")
+            if node.file is not None and node.file.entry is None:
+                await self.files.commit_in_turn(node.file, caller)
             linked = await self._calls.link(await self.tree.entry(node, caller), entry, name, caller)
             if linked.id is None:
                 raise NotSupported("the backend gave a link no identity")
@@ -277,7 +279,7 @@ class Filesystem:
     async def unlink(self, parent: int, name: str, caller: Caller) -> None:
         """Remove a name that is no directory; open handles keep what it named."""
         directory = self.tree.node(parent)
-        node = await self._find(directory, name, caller)
+        node = await self.files.find(directory, name, caller)
         if node.kind is Kind.DIRECTORY:
             raise IsDirectory(f"{name!r} is a directory")
         await self._remove(directory, name, node, caller)
@@ -285,7 +287,7 @@ class Filesystem:
     async def rmdir(self, parent: int, name: str, caller: Caller) -> None:
         """Remove an empty directory."""
         directory = self.tree.node(parent)
-        node = await self._find(directory, name, caller)
+        node = await self.files.find(directory, name, caller)
         if node.kind is not Kind.DIRECTORY:
             raise NotDirectory(f"{name!r} is not a directory")
         if any(place[0] == node.ino for place in self.tree.pending):
@@ -294,136 +296,7 @@ class Filesystem:
 
     async def rename(self, source: int, name: str, target: int, new_name: str, flags: int, caller: Caller) -> None:
         """Move a name; ``flags`` are RENAME_NOREPLACE and RENAME_EXCHANGE of renameat2(2)."""
-        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
-            raise Invalid("rename: unknown flags")
-        exchange = bool(flags & RENAME_EXCHANGE)
-        old, new = self.tree.node(source), self.tree.node(target)
-        node = await self._find(old, name, caller)
-        try:
-            replaced = await self._find(new, new_name, caller)
-        except NotFound:
-            replaced = None
-        if replaced is not None and flags & RENAME_NOREPLACE:
-            raise Exists(f"{new_name!r} exists")
-        if replaced is None and exchange:
-            raise NotFound(f"{new_name!r} does not exist")
-        if replaced is node and (old is not new or name != new_name):
-            if node.links is not None:
-                return  # two names of one inode: POSIX says that nothing happens
-            replaced = None  # only the case, or the form of the letters, changes
-        self._renamable(node, replaced, new, exchange)
-        await self._rename(node, old, name, new, new_name, replaced, exchange, caller)
-
-    def _renamable(self, node: Node, replaced: Node | None, new: Node, exchange: bool) -> None:
-        if node.kind is Kind.DIRECTORY and self.tree.inodes.below(new, node):
-            raise Invalid("a directory cannot move into itself")
-        if replaced is None or exchange:
-            return
-        if replaced.kind is Kind.DIRECTORY and node.kind is not Kind.DIRECTORY:
-            raise IsDirectory(f"{replaced.name!r} is a directory")
-        if replaced.kind is not Kind.DIRECTORY and node.kind is Kind.DIRECTORY:
-            raise NotDirectory(f"{replaced.name!r} is not a directory")
-
-    async def _rename(
-        self,
-        node: Node,
-        old: Node,
-        name: str,
-        new: Node,
-        new_name: str,
-        replaced: Node | None,
-        exchange: bool,
-        caller: Caller,
-    ) -> None:
-        async with self._still(node, replaced, below=True):
-            source, capabilities = await self.tree.directory(old, caller)
-            target, _ = await self._place(new, new_name, "fusekit_rename", caller, missing=errno.EXDEV)
-            self._may_rename(node, replaced, capabilities, exchange)
-            unsent = node.file is not None and node.file.entry is None
-            if replaced is not None and replaced.file is not None and not exchange:
-                await self._outlive(replaced, caller)
-            if replaced is not None and replaced.file is not None and replaced.file.entry is None:
-                if exchange:
-                    await self.files.commit_locked(replaced.file, caller)
-                else:
-                    self._withdraw(replaced)
-                    replaced = None
-            if unsent and not exchange:
-                await self._rename_unsent(node, old, name, new, new_name, replaced, caller)
-                return
-            if node.file is not None and node.file.entry is None:
-                await self.files.commit_locked(node.file, caller)
-            entry = await self.tree.entry_at(old, name, node, caller)
-            over = await self.tree.entry_at(new, new_name, replaced, caller) if replaced is not None else None
-            moved = await self._calls.rename(entry, source, target, new_name, over, exchange, caller)
-            self._carry_over(node, moved, caller)
-            self.tree.renamed(node, old, name, new, new_name, replaced, exchange, moved, caller)
-            for changed in (node, replaced):
-                if changed is not None and not changed.gone:
-                    await self._readdress(changed, caller)
-
-    async def _readdress(self, node: Node, caller: Caller) -> None:
-        """Give the open file of an inode that moved, or the open files below a directory that did, their new address."""
-        for file in self._open_below(node):
-            if file.entry is None:
-                continue
-            if file.node is node:
-                file.entry = await self.tree.entry(node, caller)
-                continue
-            try:
-                found = await self.tree.entry(file.node, caller)
-            except BackendError as error:  # the rename itself is done, and no error of that
-                logger.warning("%s: not found again after a rename: %s", self.tree.inodes.path(file.node), error)
-            else:
-                # Only the address: that the content may be another one by now is for the next read or commit to see.
-                file.entry = attrs.evolve(file.entry, name=found.name, ref=found.ref)
-
-    def _carry_over(self, node: Node, moved: Entry, caller: Caller) -> None:
-        """Let what is kept for the version before a rename be kept for the one after it: the content is the same."""
-        fact = self.tree.fact(node, caller)
-        if fact is None:
-            return
-        if node.kept is not None and node.kept[0] == token(fact.entry):
-            node.kept = (token(moved), node.kept[1])
-        before, after = version_of(fact.entry), version_of(moved)
-        node.told = after if node.told == before else node.told
-        node.pages = after if node.pages == before else node.pages
-
-    async def _rename_unsent(
-        self, node: Node, old: Node, name: str, new: Node, new_name: str, replaced: Node | None, caller: Caller
-    ) -> None:
-        """Give a file its new name before it was ever sent: it is sent there, over what the name held."""
-        file = node.file
-        assert file is not None
-        over = await self.tree.entry(replaced, caller) if replaced is not None else None
-        key = self.tree.key(self.tree.capabilities_of(old, caller), name)
-        new_key = self.tree.key(self.tree.capabilities_of(new, caller), new_name)
-        self.tree.pending.pop((old.ino, key), None)
-        self.tree.pending[(new.ino, new_key)] = node
-        self.tree.inodes.move(node, new, new_name)
-        file.entry = over
-        file.dirty = True
-        try:
-            await self.files.commit_locked(file, caller)
-        except BackendError:
-            file.entry = None
-            self.tree.inodes.move(node, old, name)
-            self.tree.pending.pop((new.ino, new_key), None)
-            self.tree.pending[(old.ino, key)] = node
-            raise
-        if replaced is not None:
-            replaced.unlinked = True
-            self.tree.inodes.detach(replaced)
-            self.tree.release(replaced)
-
-    def _may_rename(self, node: Node, replaced: Node | None, capabilities: Capabilities, exchange: bool) -> None:
-        wanted = Rename.DIRECTORIES if node.kind is Kind.DIRECTORY else Rename.FILES
-        if exchange and not capabilities.rename & Rename.EXCHANGE:
-            raise NotSupported("two names cannot be exchanged here", errno=errno.EINVAL)
-        if replaced is not None and not exchange and not capabilities.rename & Rename.REPLACE:
-            wanted |= Rename.REPLACE
-        if not capabilities.has("fusekit_rename") or wanted & ~capabilities.rename:
-            raise NotSupported("cannot be renamed here", errno=errno.EXDEV)
+        await self._renames.rename(self.tree.node(source), name, self.tree.node(target), new_name, flags, caller)
 
     # ---- files -------------------------------------------------------------------------------------------------
 
@@ -434,12 +307,12 @@ class Filesystem:
             Stale: the remote side has another version than the kernel was told; it looks up and opens again.
         """
         node = self.tree.node(ino)
-        await self._finished(node)
+        await self.files.finished(node)
         writes = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
         want = (Want.WRITE if writes else Want(0)) | (Want.READ if flags & os.O_ACCMODE != os.O_WRONLY else Want(0))
-        await self._may(node, want, caller)
+        await self._places.allowed(node, want, caller)
         if writes:
-            await self._writable(node, caller)
+            self._places.to_write(node, caller)
         unmeasured = False
         entry: Entry | None
         if node.file is None or not (node.file.local or node.gone):
@@ -476,7 +349,7 @@ class Filesystem:
         """Make and open a regular file; the kernel gets one reference."""
         directory = self.tree.node(parent)
         try:
-            found = await self._find(directory, name, caller)
+            found = await self.files.find(directory, name, caller)
         except NotFound:
             pass
         else:
@@ -488,7 +361,7 @@ class Filesystem:
             attr = await self._attr(found, caller)
             self.tree.inodes.looked_up(found)
             return opened, attr
-        _, capabilities = await self._place(directory, name, "fusekit_write", caller)
+        _, capabilities = await self._places.to_make(directory, name, "fusekit_write", caller)
         key = self.tree.key(capabilities, name)
         if (directory.ino, key) in self.tree.pending:
             raise Exists(f"{name!r} exists")
@@ -517,7 +390,7 @@ class Filesystem:
         if not opened.writes:
             raise Invalid("not open for writing", errno=errno.EBADF)
         try:
-            await self._limit(opened.file, (opened.file.size if opened.appends else start) + len(data), opened.caller)
+            self._places.fits(opened.file, (opened.file.size if opened.appends else start) + len(data), opened.caller)
         except BackendError as error:
             self.files.refuse(opened.file, error)
             raise
@@ -565,95 +438,17 @@ class Filesystem:
 
     async def getxattr(self, ino: int, name: str, caller: Caller) -> bytes:
         """Return the value of an extended attribute."""
-        plain = xattrs.plain(name)
-        if plain is None:
-            raise xattrs.no_such(name)
-        node = self.tree.node(ino)
-        if plain.startswith(xattrs.OWN):
-            value = (await self._own_xattrs(node, caller)).get(plain)
-        else:
-            value = (await self._xattrs(node, caller)).get(plain)
-        if value is None:
-            raise xattrs.no_such(name)
-        return value
+        return await self._xattrs.get(self.tree.node(ino), name, caller)
 
     async def listxattr(self, ino: int, caller: Caller) -> list[str]:
-        """Return the names of the service's extended attributes; fusekit's own are there but not listed.
-
-        Tools that copy attributes would otherwise try to set ours at the copy.
-        """
-        node = self.tree.node(ino)
-        return xattrs.shown(node, await self._xattrs(node, caller))
+        """Return the names of the service's extended attributes; fusekit's own are there but not listed."""
+        return await self._xattrs.list(self.tree.node(ino), caller)
 
     async def setxattr(self, ino: int, name: str, value: bytes | None, caller: Caller) -> None:
         """Set an extended attribute; None removes it."""
-        plain = xattrs.plain(name)
-        if plain is None:
-            raise xattrs.refused(name)
-        if plain.startswith(xattrs.OWN):
-            raise xattrs.own(plain)
-        node = self.tree.node(ino)
-        self._must_write()
-        parent = self.tree.node(node.parent)
-        if not self.tree.capabilities_of(parent, caller).has("fusekit_setxattr"):
-            raise xattrs.refused(name)
-        async with self._still(node):
-            if node.file is not None and node.file.entry is None:
-                await self.files.commit_locked(node.file, caller)
-            entry = await self.tree.entry(node, caller)
-            if value is None and plain not in await self._xattrs(node, caller):
-                raise xattrs.no_such(name)
-            await self._calls.setxattr(entry, plain, value, caller)
-            fact = self.tree.fact(node, caller)
-            if fact is not None and fact.entry.xattrs is not None:
-                changed = {other: kept for other, kept in fact.entry.xattrs.items() if other != plain}
-                fact.entry = attrs.evolve(
-                    fact.entry, xattrs=changed if value is None else {**changed, plain: bytes(value)}
-                )
-
-    async def _xattrs(self, node: Node, caller: Caller) -> dict[str, bytes]:
-        if node.file is not None and node.file.entry is None:
-            return {}
-        fact = await self.tree.refresh(node, caller)
-        if fact.entry.xattrs is not None:
-            return dict(fact.entry.xattrs)
-        if not self.tree.capabilities_of(self.tree.node(node.parent), caller).has("fusekit_getxattrs"):
-            return {}
-        return dict(await self._calls.getxattrs(await self.tree.entry(node, caller), caller))
-
-    async def _own_xattrs(self, node: Node, caller: Caller) -> dict[str, bytes]:
-        """Return what fusekit tells about a file: its state, address, version, cached bytes and last error."""
-        file = node.file
-        told: dict[str, str] = {"fusekit.state": "committed"}
-        if file is not None and file.failed is not None:
-            told["fusekit.state"] = "failed"
-            told["fusekit.error"] = str(file.failed)
-        elif file is not None and (file.dirty or file.committing.locked()):
-            told["fusekit.state"] = "dirty" if file.dirty else "sending"
-        elif (error := self.files.failures.get(self.tree.inodes.path(node))) is not None:
-            told["fusekit.error"] = error
-        if file is None or file.entry is not None:
-            entry = await self.tree.entry(node, caller)
-            told["fusekit.ref"] = entry.ref
-            if entry.version is not None:
-                told["fusekit.version"] = entry.version
-            if node.kind is Kind.FILE:
-                told["fusekit.cached"] = f"{self._blocks.cached(block_key(entry), entry)}/{entry.size or 0}"
-        return {name: names.encode(value) for name, value in told.items()}
+        await self._xattrs.set(self.tree.node(ino), name, value, caller)
 
     # ---- how ---------------------------------------------------------------------------------------------------
-
-    async def _find(self, directory: Node, name: str, caller: Caller) -> Node:
-        if names.problem(name, bytes_max=names.NAME_BYTES_MAX) is not None and len(name) > 1:
-            raise Invalid(f"the name is longer than {names.NAME_BYTES_MAX} bytes", errno=errno.ENAMETOOLONG)
-        node = await self.tree.lookup(directory, name, caller)
-        await self._finished(node)
-        return node
-
-    async def _finished(self, node: Node) -> None:
-        """Wait for the last handle's release of the file, which the kernel does not wait for."""
-        while node.file is not None and node.file.finishing is not None:
-            await node.file.finishing.wait()
 
     async def _attr(self, node: Node, caller: Caller) -> Attr:
         file = node.file
@@ -714,58 +509,6 @@ class Filesystem:
         """Return the name as the service spells it: what it is found by may have lost its case."""
         return child.name if folded and child.parent == parent.ino else key
 
-    async def _place(
-        self, directory: Node, name: str, hook: str, caller: Caller, *, missing: int = errno.EPERM
-    ) -> tuple[Entry, Capabilities]:
-        """Return the directory in which ``hook`` is to make ``name``, or say why it cannot."""
-        self._must_write()
-        entry, capabilities = await self.tree.directory(directory, caller)
-        if directory.gone:
-            raise NotFound(f"{directory.name!r} was removed")
-        self._must_have(capabilities, hook, missing)
-        if len(names.encode(name)) > min(capabilities.name_bytes_max, names.NAME_BYTES_MAX):
-            raise Invalid(f"names have at most {capabilities.name_bytes_max} bytes here", errno=errno.ENAMETOOLONG)
-        if capabilities.utf8_names and any("\udc80" <= letter <= "\udcff" for letter in name):
-            raise Invalid("names must be UTF-8 here", errno=errno.EILSEQ)
-        await self._may(directory, Want.WRITE, caller)
-        return entry, capabilities
-
-    def _must_write(self) -> None:
-        if self._settings.write is Write.OFF:
-            raise ReadOnly("mounted read-only")
-
-    def _must_have(self, capabilities: Capabilities, hook: str, missing: int = errno.EPERM) -> None:
-        """Raise for a hook that is absent here: EROFS where nothing can be changed, else the number ``missing``."""
-        if capabilities.has(hook):
-            return
-        if not (capabilities.has("fusekit_write") or capabilities.has("fusekit_remove")):
-            raise ReadOnly("nothing can be changed in this directory")
-        raise NotSupported("this cannot be done in this directory", errno=missing)
-
-    async def _may(self, node: Node, want: Want, caller: Caller) -> None:
-        if self._access and want and not (node.file is not None and node.file.entry is None):
-            await self._calls.access(await self.tree.entry(node, caller), want, caller)
-
-    async def _writable(self, node: Node, caller: Caller) -> None:
-        """Raise unless the content of an existing file can be changed."""
-        self._must_write()
-        if node.kind is Kind.DIRECTORY:
-            raise IsDirectory(f"{node.name!r} is a directory")
-        if node.gone:
-            return
-        capabilities = self.tree.capabilities_of(self.tree.node(node.parent), caller)
-        self._must_have(capabilities, "fusekit_write")
-        if not capabilities.replace and not (node.file is not None and node.file.local):
-            raise NotSupported("a file that was closed is final here", errno=errno.EPERM)
-
-    async def _limit(self, file: File, stop: int, caller: Caller) -> None:
-        """Refuse what the service would refuse at the end, while the program can still do something about it."""
-        if file.node.gone or stop <= _LIMITS_FROM:
-            return
-        limit = self.tree.capabilities_of(self.tree.node(file.node.parent), caller).file_bytes_max
-        if limit is not None and stop > limit:
-            raise Invalid(f"files have at most {limit} bytes here", errno=errno.EFBIG)
-
     async def _version_to_open(self, node: Node, caller: Caller, *, reads: bool) -> Entry:
         """Return the version that an open gets, by the consistency mode; at most one call."""
         fact = await self.tree.refresh(node, caller) if not node.gone else self.tree.fact(node, caller)
@@ -807,21 +550,21 @@ class Filesystem:
             return await self.open(node.ino, flags, caller)
 
     async def _truncate(self, node: Node, size: int, handle: int | None, caller: Caller) -> None:
-        await self._finished(node)
+        await self.files.finished(node)
         if handle is not None:
             opened = self.handles.file(handle)
-            await self._limit(opened.file, size, caller)
+            self._places.fits(opened.file, size, caller)
             await self.files.truncate(opened.file, size, opened.caller)
             return
         if node.kind is not Kind.FILE:
             raise Invalid("only regular files have a size to change")
-        await self._writable(node, caller)
-        await self._may(node, Want.WRITE, caller)
+        self._places.to_write(node, caller)
+        await self._places.allowed(node, Want.WRITE, caller)
         open_elsewhere = any(other.file.node is node and other.writes for _, other in self.handles.files())
         entry = None if node.file is not None and node.file.local else await self.tree.entry(node, caller)
         file = self.files.open(node, entry, caller)
         try:
-            await self._limit(file, size, caller)
+            self._places.fits(file, size, caller)
             if size != file.size:
                 await self.files.truncate(file, size, caller)
                 if not open_elsewhere:
@@ -830,15 +573,15 @@ class Filesystem:
             await self.files.release(file)
 
     async def _set_attributes(self, node: Node, changes: Attributes, caller: Caller) -> None:
-        self._must_write()
+        self._places.writable_mount()
         file = node.file
         if file is not None and (file.local or node.gone):
             file.attributes = changes.over(file.attributes)
             if node.gone or file.dirty:
                 return
         parent = self.tree.node(node.parent)
-        if self.tree.capabilities_of(parent, caller).has("fusekit_setattr"):
-            async with self._still(node):
+        if self._places.around(node, caller).has("fusekit_setattr"):
+            async with self.files.turns.take(node):
                 entry = await self.tree.entry(node, caller)
                 directory = await self.tree.entry(parent, caller)
                 changed = await self._calls.setattr(directory, entry, changes, caller)
@@ -850,9 +593,10 @@ class Filesystem:
             raise NotSupported("modes, owners and times cannot be changed here", errno=errno.EPERM)
         if self._settings.attributes is KeepAttributes.IGNORE:
             return
-        fact = await self.tree.refresh(node, caller)
-        older = node.kept[1] if node.kept is not None and node.kept[0] == token(fact.entry) else Attributes()
-        node.kept = (token(fact.entry), changes.over(older))
+        async with self.files.turns.take(node):
+            fact = await self.tree.refresh(node, caller)
+            older = node.kept[1] if node.kept is not None and node.kept[0] == token(fact.entry) else Attributes()
+            node.kept = (token(fact.entry), changes.over(older))
 
     def _changed_attributes(self, node: Node, parent: Node, entry: Entry, caller: Caller) -> None:
         fact = self.tree.fact(node, caller)
@@ -879,73 +623,23 @@ class Filesystem:
         self.tree.inodes.looked_up(node)
         return await self._attr(node, caller)
 
-    @asynccontextmanager
-    async def _still(self, *nodes: Node | None, below: bool = False) -> AsyncIterator[None]:
-        """Keep commits of inodes (``below``: and of files open below them) away while their names or addresses change.
-
-        The locks are taken in the order of inode numbers, so that nobody waits in a circle.
-        """
-        files: dict[int, File] = {}
-        for node in nodes:
-            if node is not None:
-                found = self._open_below(node) if below else [node.file] if node.file is not None else []
-                files.update({file.node.ino: file for file in found})
-        async with AsyncExitStack() as stack:
-            for _, file in sorted(files.items()):
-                await stack.enter_async_context(file.committing)
-            yield
-
-    def _open_below(self, node: Node) -> list[File]:
-        """Return the open file of ``node``; of a directory, the open files below it."""
-        if node.kind is not Kind.DIRECTORY:
-            return [node.file] if node.file is not None else []
-        return [
-            other.file
-            for other in self.tree.inodes
-            if other.file is not None and not other.gone and self.tree.inodes.below(other, node)
-        ]
-
     async def _remove(self, directory: Node, name: str, node: Node, caller: Caller) -> None:
-        self._must_write()
-        async with self._still(node):
-            entry, capabilities = await self.tree.directory(directory, caller)
-            self._must_have(capabilities, "fusekit_remove")
-            await self._may(directory, Want.WRITE, caller)
+        entry = await self._places.to_remove(directory, caller)
+        async with self.files.turns.take(node):
             if node.file is not None and node.file.entry is None:
-                self._withdraw(node)
+                self.files.withdraw(node)
                 return
-            if node.file is not None and (node.links is None or len(node.links) < 2):
-                await self._outlive(node, caller)
+            if node.links is None or len(node.links) < 2:
+                await self.files.outlive(node, caller)
             await self._calls.remove(entry, await self.tree.entry_at(directory, name, node, caller), caller)
             self.tree.disappeared(directory, name, node, caller)
             self.tree.release(node)
-
-    async def _outlive(self, node: Node, caller: Caller) -> None:
-        """Bring what open handles may still ask for here, before the remote side forgets it."""
-        if node.file is not None and node.file.handles > 0 and node.file.entry is not None:
-            await self.files.make_local(node.file, caller)
-
-    def _withdraw(self, node: Node) -> None:
-        """Take the name of a file away that was never sent."""
-        for place in [place for place, other in self.tree.pending.items() if other is node]:
-            del self.tree.pending[place]
-            parent = self.tree.inodes.get(place[0])
-            if parent is not None:
-                self.tree.changed(parent, place[1])
-        node.unlinked = True
-        self.tree.inodes.detach(node)
 
 
 # How many entries one call of `readdir` returns; the kernel's buffer holds fewer.
 READDIR_CHUNK: Final = 512
 
-# Below this no service has a limit worth a look.
-_LIMITS_FROM: Final = 1 << 20
-
 
 def _tells(entry: Entry | None) -> bool:
     """Return whether the service tells when the content of ``entry`` changed."""
     return entry is not None and (entry.version is not None or entry.mtime_ns is not None)
-
-
-__all__ = ["RENAME_EXCHANGE", "RENAME_NOREPLACE", "Changes", "Denied", "Filesystem", "Opened"]

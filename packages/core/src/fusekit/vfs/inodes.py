@@ -25,7 +25,10 @@ ROOT: Final = Ino(1)  # the kernel's number for the top of every FUSE mount
 # SQLite keeps signed 64-bit integers, and 0 and 1 mean "none" and the root to the kernel.
 _NUMBER_MASK: Final = (1 << 63) - 1
 
-Key = tuple[str, ...] | tuple[int, str]
+Place = tuple[Ino, str]
+"""A directory's number and a name in it."""
+
+Key = tuple[str, ...] | Place
 
 
 @attrs.define(eq=False)
@@ -52,7 +55,7 @@ class Node:
     pages: str | None = None
     asked_again: bool = False
     kept: tuple[str, Attributes] | None = None
-    links: set[tuple[Ino, str]] | None = None
+    links: set[Place] | None = None
     file: File | None = None
 
     @property
@@ -101,7 +104,7 @@ class Inodes:
             return node
         if (node.parent, node.name) != (parent.ino, name):
             if entry.kind is Kind.DIRECTORY:
-                self.move(node, parent, name)
+                self.move(node, (node.parent, node.name), (parent.ino, name))
             else:
                 self._link(node, parent, name)
         return node
@@ -113,17 +116,16 @@ class Inodes:
         _, node = self._find(("id", entry.id))
         return node is not None and self.below(parent, node)
 
-    def move(self, node: Node, parent: Node, name: str) -> None:
-        """Give ``node`` another place; its number stays."""
-        old = (node.parent, node.name)
+    def move(self, node: Node, here: Place, there: Place) -> None:
+        """Take ``node`` from one of its places to another; its number stays."""
         if node.links is not None:
-            node.links.discard(old)
-            node.links.add((parent.ino, name))
-        self._count(node.parent, -1)
-        self._count(parent.ino, 1)
-        node.parent, node.name = parent.ino, name
-        if node.key is not None and len(node.key) == 2 and isinstance(node.key[0], int):
-            self.rekey(node, (parent.ino, name))
+            node.links = (node.links - {here}) | {there}
+        if (node.parent, node.name) == here:
+            self._count(here[0], -1)
+            self._count(there[0], 1)
+            node.parent, node.name = there
+        if node.key == here:
+            self.rekey(node, there)
 
     def identify(self, node: Node, parent: Node, name: str, entry: Entry) -> None:
         """Let ``node`` stand for the object ``entry``, which a write or rename of this mount put there."""
@@ -141,23 +143,18 @@ class Inodes:
             if self._hash(key, 0) != node.ino:
                 self._elsewhere[key] = node.ino
 
-    def swap(self, one: Node, other: Node) -> None:
-        """Let two inodes change places; their numbers stay."""
-        here, there = (one.parent, one.name), (other.parent, other.name)
-        for node in (one, other):
+    def swap(self, one: Node, here: Place, other: Node, there: Place) -> None:
+        """Let ``one`` at ``here`` and ``other`` at ``there`` change places; their numbers stay."""
+        keys = [(one, there if one.key == here else one.key), (other, here if other.key == there else other.key)]
+        for node, _ in keys:
             if node.key is not None and self._elsewhere.get(node.key) == node.ino:
                 del self._elsewhere[node.key]
-        for node, before, after in ((one, here, there), (other, there, here)):
-            self._count(node.parent, -1)
-            self._count(after[0], 1)
-            node.parent, node.name = after
-            if node.links is not None:
-                node.links = (node.links - {before}) | {after}
-            if node.key == before:
-                node.key = after
-        for node in (one, other):
-            if node.key is not None and self._hash(node.key, 0) != node.ino:
-                self._elsewhere[node.key] = node.ino
+        for node, key in keys:
+            node.key = key
+            if key is not None and self._hash(key, 0) != node.ino:
+                self._elsewhere[key] = node.ino
+        self.move(one, here, there)
+        self.move(other, there, here)
 
     def detach(self, node: Node) -> None:
         """Take the names of ``node`` away; it lives on by its number while something refers to it."""
@@ -215,9 +212,10 @@ class Inodes:
     def below(self, node: Node, ancestor: Node) -> bool:
         """Return whether ``node`` is ``ancestor`` or lies below it."""
         while node is not ancestor:
-            if node.ino == ROOT:
+            above = self._nodes.get(node.parent)
+            if node.ino == ROOT or above is None:
                 return False
-            node = self._nodes[node.parent]
+            node = above
         return True
 
     def _key(self, parent: Node, name: str, entry: Entry) -> Key:

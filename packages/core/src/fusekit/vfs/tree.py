@@ -80,8 +80,10 @@ class Tree:
         if fact is None or fact.suspect:
             await self.ask(node, caller)
             fact = view.facts[node.ino]
-        if node.ino == ROOT or fact.entry.ref:
+        if node.ino == ROOT:
             return fact.entry
+        if fact.entry.ref:  # learned, perhaps, under another of its names
+            return fact.entry if fact.entry.name == node.name else attrs.evolve(fact.entry, name=node.name)
         above = await self.entry(self.node(node.parent), caller)
         return attrs.evolve(fact.entry, name=node.name, ref=f"{above.ref}/{node.name}")
 
@@ -90,7 +92,7 @@ class Tree:
         if node.links is None or (node.parent, node.name) == (parent.ino, name):
             return await self.entry(node, caller)
         above = await self.entry(parent, caller)
-        return await self.calls.find(above, name, None, caller)
+        return (await self.calls.find(above, name, None, caller)).within(above)
 
     def address(self, node: Node, view: View) -> str | None:
         """Return the address of ``node`` as far as it is known, without asking."""
@@ -323,10 +325,11 @@ class Tree:
         before = record.names.get(key)
         if before is not None and before != node.ino and self._one_view:
             older = self.inodes.get(before)
-            if older is not None and _unsent(older):
-                self.pending[(parent.ino, key)] = older  # what the program wrote is not given up for it
-            elif older is not None and (older.parent, older.name) == (parent.ino, entry.name):
-                self.inodes.detach(older)
+            if older is not None and (parent.ino, entry.name) in (older.links or {(older.parent, older.name)}):
+                if _unsent(older):
+                    self.pending[(parent.ino, key)] = older  # what the program wrote is not given up for it
+                else:
+                    self.inodes.unlink(older, parent, entry.name)
         record.names[key] = node.ino
         record.misses.pop(key, None)
         fact = view.facts.get(node.ino)
@@ -386,9 +389,11 @@ class Tree:
                 fact.entry = attrs.evolve(fact.entry, nlink=fact.entry.nlink - 1)
         self.view(caller).directory(parent.ino).misses[key] = trio.current_time()
         self.changed(parent, key)
-        node.unlinked = True
         self.inodes.unlink(node, parent, name)
         node.unlinked = node.gone
+        for view in self.metadata.views():
+            if not node.gone and (fact := view.facts.get(node.ino)) is not None and fact.entry.ref:
+                fact.suspect = True  # the address may be that of the name that went
 
     def renamed(
         self, node: Node, old: Node, name: str, new: Node, new_name: str, replaced: Node | None, exchange: bool,
@@ -396,11 +401,14 @@ class Tree:
     ) -> None:  # fmt: skip
         """Take over what the remote side renamed: ``moved`` is what stands at ``new_name`` now."""
         key = self.key(self.capabilities_of(old, caller), name)
+        new_key = self.key(self.capabilities_of(new, caller), new_name)
         if exchange and replaced is not None:
-            self.inodes.swap(node, replaced)
+            self.inodes.swap(node, (old.ino, name), replaced, (new.ino, new_name))
             for view in self.metadata.views():
                 if (record := view.directories.get(old.ino)) is not None:
                     record.names[key] = replaced.ino
+                if (record := view.directories.get(new.ino)) is not None:
+                    record.names[new_key] = node.ino
                 if (fact := view.facts.get(replaced.ino)) is not None:
                     # An explicit address may have changed with the place: it is asked for by name before use.
                     fact.entry = attrs.evolve(fact.entry, name=name)
@@ -415,7 +423,7 @@ class Tree:
                     record.names.pop(key, None)
             self.view(caller).directory(old.ino).misses[key] = trio.current_time()
             self.changed(old, key)
-            self.inodes.move(node, new, moved.name)
+            self.inodes.move(node, (old.ino, name), (new.ino, moved.name))
         self.appeared(new, new_name, moved, caller, node)
         self._suspect_below(node)
 

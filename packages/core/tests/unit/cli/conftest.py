@@ -10,7 +10,7 @@ import pytest
 PLUGIN = """
 from __future__ import annotations
 import attrs
-from fusekit.api import Entry, Page, Sink, hookimpl, option
+from fusekit.api import Denied, Entry, Page, Sink, hookimpl, option
 
 @attrs.frozen
 class Options:
@@ -26,10 +26,14 @@ class Shop:
         self.options = options
     @hookimpl
     async def fusekit_list(self, directory: Entry, page: Page) -> None:
-        await page([Entry.file("a.txt", size=5)])
+        await page([Entry.file("a.txt", size=5), Entry.file("cut", size=5_000_000)])
     @hookimpl
     async def fusekit_read(self, entry: Entry, start: int, stop: int | None, sink: Sink) -> None:
-        await sink.write(b"hello", at=0)
+        if entry.name == "a.txt":
+            return await sink.write(b"hello", at=0)
+        await sink.write(bytes(max(min(stop, 3_000_000) - start, 0)))
+        if stop > 3_000_000:
+            raise Denied("the rest is not for you")
 
 @attrs.frozen
 class Shade:
@@ -44,6 +48,17 @@ class ShadeLayer:
 @hookimpl
 def fusekit_backends():
     return [Shop]
+
+@hookimpl
+def fusekit_emulators():
+    from fusekit.testing.emulator import Emulator, EmulatorOptions
+
+    class ShopEmulator(Emulator):
+        scheme, options = "shop", EmulatorOptions
+        def environment(self):
+            return {"SHOP_HOST": self.url, "SHOP_TOKEN": "it's made up"}
+
+    return [ShopEmulator]
 
 @hookimpl
 def fusekit_layers():

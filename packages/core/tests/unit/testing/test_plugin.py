@@ -19,6 +19,9 @@ def test_mounts(n): pass
 def test_other(): pass
 
 def test_skipped_for_itself(): pytest.skip("of its own")
+
+@pytest.mark.trio
+async def test_skipped_in_a_task(): pytest.skip("in a task")
 """
 
 
@@ -47,11 +50,25 @@ def test_without_a_device_the_reason_for_all_mount_tests_is_one_line(tmp_path: P
     done = run(tmp_path, device=tmp_path / "absent")
     lines = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
     assert lines == [
-        f"SKIPPED 6: cannot mount: {tmp_path}/absent cannot be opened (No such file or directory)",
         "SKIPPED 2: of its own",
+        "SKIPPED 2: in a task",
+        f"SKIPPED 6: cannot mount: {tmp_path}/absent cannot be opened (No such file or directory)",
     ]
-    assert done.stdout.splitlines()[-1].strip("=").strip().startswith("2 passed, 8 skipped")
+    assert done.stdout.splitlines()[-1].strip("=").strip().startswith("2 passed, 10 skipped")
     assert done.returncode == 0
+
+
+def test_of_many_reasons_for_skipping_the_common_ones_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
+    (tmp_path / "test_many.py").write_text(
+        "import pytest\n@pytest.mark.parametrize('n', range(9))\ndef test(n): pytest.skip(f'reason {n}')\n"
+    )
+    lines = run(tmp_path, "test_many.py", device=tmp_path / "absent").stdout.splitlines()
+    assert [line for line in lines if line.startswith("SKIPPED")] == [
+        *(f"SKIPPED 1: reason {n}" for n in range(5)),
+        "SKIPPED 4: 4 other reasons (-v shows them)",
+    ]
+    verbose = run(tmp_path, "-v", "test_many.py", device=tmp_path / "absent").stdout.splitlines()
+    assert [line for line in verbose if line.startswith("SKIPPED")] == [f"SKIPPED 1: reason {n}" for n in range(9)]
 
 
 def test_require_fuse_makes_a_missing_device_a_failure(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import gzip
-import ipaddress
 import json
 import logging
 import socket
@@ -17,10 +15,6 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from fusekit.errors import (
     BackendError,
@@ -35,10 +29,11 @@ from fusekit.errors import (
     TimedOut,
     Unavailable,
 )
+from fusekit.testing.certificates import make_certificate
 from fusekit.testing.raw import Kept, Request, Server, answer, part, running
 from fusekit.transfer.client import Client
 from fusekit.transfer.limits import Limits
-from fusekit.transfer.trouble import tls_context
+from fusekit.transfer.trouble import describe, tls_context
 from fusekit.types import Answer, Expect, Http, Part
 
 TEXT = b"0123456789"
@@ -408,37 +403,9 @@ async def test_a_host_never_has_more_requests_than_its_limit(server: Server) -> 
 # --- TLS ---
 
 
-def certificate(host: str, *, expired: bool = False) -> tuple[bytes, bytes]:
-    """Return a self-signed certificate and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fusekit test")])
-    now = datetime.datetime.now(datetime.UTC)
-    end = now + datetime.timedelta(days=-1 if expired else 1)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=2))
-        .not_valid_after(end)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return made.public_bytes(serialization.Encoding.PEM), private
-
-
-def tls_server(tmp_path: Path, host: str = "127.0.0.1", *, expired: bool = False) -> tuple[ssl.SSLContext, Path]:
-    public, private = certificate(host, expired=expired)
-    (tmp_path / "ca.pem").write_bytes(public)
-    (tmp_path / "key.pem").write_bytes(private)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "ca.pem", tmp_path / "key.pem")
-    return context, tmp_path / "ca.pem"
+def tls_server(directory: Path) -> tuple[ssl.SSLContext, Path]:
+    made = make_certificate(directory)
+    return made.server_context(), made.certificate
 
 
 async def test_an_untrusted_certificate_points_at_the_option(tmp_path: Path) -> None:
@@ -452,7 +419,7 @@ async def test_an_untrusted_certificate_points_at_the_option(tmp_path: Path) -> 
 
 async def test_a_ca_file_makes_it_trusted(tmp_path: Path) -> None:
     context, ca_file = tls_server(tmp_path)
-    async with running(context) as server, Client(server.url, tls=tls_context(ca_file)) as client:
+    async with running(context) as server, Client(server.url, ca_file=ca_file) as client:
         server.reply(answer(TEXT))
         kept = Kept()
         await client.fetch("/", 0, None, kept)
@@ -460,17 +427,19 @@ async def test_a_ca_file_makes_it_trusted(tmp_path: Path) -> None:
 
 
 async def test_a_certificate_for_another_host_says_so(tmp_path: Path) -> None:
-    context, ca_file = tls_server(tmp_path, "127.0.0.2")
-    async with running(context) as server, Client(server.url, tls=tls_context(ca_file)) as client:
-        with pytest.raises(Unavailable, match="not for 127"):
+    context, ca_file = tls_server(tmp_path)
+    async with running(context, host="127.0.0.2") as server, Client(server.url, ca_file=ca_file) as client:
+        with pytest.raises(Unavailable, match=r"not for 127\.0\.0\.2"):
             await client.request("GET", "/")
 
 
-async def test_an_expired_certificate_says_so(tmp_path: Path) -> None:
-    context, ca_file = tls_server(tmp_path, expired=True)
-    async with running(context) as server, Client(server.url, tls=tls_context(ca_file)) as client:
-        with pytest.raises(Unavailable, match="has expired"):
-            await client.request("GET", "/")
+@pytest.mark.parametrize(("code", "said"), [(10, "has expired"), (9, "is the clock right"), (18, "see --ca-file")])
+def test_what_is_wrong_with_a_certificate_is_told(code: int, said: str) -> None:
+    cause = ssl.SSLCertVerificationError(1, "verify failed")
+    cause.verify_code, cause.verify_message = code, "the library's words"
+    wrapped = trio.BrokenResourceError()
+    wrapped.__cause__ = cause
+    assert said in describe(wrapped, "h:443", "h", connected=False)
 
 
 async def test_https_to_a_plain_server_says_so(server: Server) -> None:

@@ -1,0 +1,160 @@
+"""Renaming: a name moves, over another or in exchange with it, whatever is open or unsent at either.
+
+Vfs layer. The remote side is asked first and what is known follows, in one step. A file that was never sent has no
+name there to move: it is sent under the new one.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+import attrs
+
+from fusekit.errors import BackendError, Exists, Invalid, IsDirectory, NotDirectory, NotFound, NotSupported
+from fusekit.journal.uploader import version_of
+from fusekit.transfer.calls import Calls
+from fusekit.types import Caller, Capabilities, Entry, Kind, Rename
+from fusekit.vfs.attributes import token
+from fusekit.vfs.files import Files
+from fusekit.vfs.inodes import Node
+from fusekit.vfs.places import Places
+from fusekit.vfs.tree import Tree
+
+RENAME_NOREPLACE: Final = 1
+RENAME_EXCHANGE: Final = 2
+
+
+@attrs.frozen
+class _Move:
+    """One rename: ``node`` from ``name`` in ``old`` to ``new_name`` in ``new``, where ``replaced`` is."""
+
+    node: Node
+    old: Node
+    name: str
+    new: Node
+    new_name: str
+    replaced: Node | None
+    exchange: bool
+
+
+class Renames:
+    """Renames of one mount."""
+
+    def __init__(self, tree: Tree, files: Files, places: Places, calls: Calls) -> None:
+        self._tree = tree
+        self._files = files
+        self._places = places
+        self._calls = calls
+
+    async def rename(self, old: Node, name: str, new: Node, new_name: str, flags: int, caller: Caller) -> None:
+        """Move ``name`` of ``old`` to ``new_name`` of ``new``."""
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+            raise Invalid("rename: unknown flags")
+        exchange = bool(flags & RENAME_EXCHANGE)
+        node = await self._files.find(old, name, caller)
+        try:
+            replaced: Node | None = await self._files.find(new, new_name, caller)
+        except NotFound:
+            replaced = None
+        if replaced is not None and flags & RENAME_NOREPLACE:
+            raise Exists(f"{new_name!r} exists")
+        if replaced is None and exchange:
+            raise NotFound(f"{new_name!r} does not exist")
+        if replaced is node:
+            if node.links is not None or exchange or (old is new and name == new_name):
+                return  # two names of one inode, or one: POSIX says that nothing happens
+            replaced = None  # only the case, or the form of the letters, changes
+        move = _Move(node, old, name, new, new_name, replaced, exchange)
+        self._check(move)
+        turns = self._files.turns
+        moving = Kind.DIRECTORY in {node.kind, replaced.kind if replaced is not None else None}
+        async with turns.move(node, replaced) if moving else turns.take(node, replaced):
+            await self._move(move, caller)
+
+    def _check(self, move: _Move) -> None:
+        node, replaced = move.node, move.replaced
+        if node.kind is Kind.DIRECTORY and self._tree.inodes.below(move.new, node):
+            raise Invalid("a directory cannot move into itself")
+        if replaced is None:
+            return
+        if move.exchange:
+            if replaced.kind is Kind.DIRECTORY and self._tree.inodes.below(move.old, replaced):
+                raise Invalid("a directory cannot move into itself")
+        elif replaced.kind is Kind.DIRECTORY and node.kind is not Kind.DIRECTORY:
+            raise IsDirectory(f"{move.new_name!r} is a directory")
+        elif replaced.kind is not Kind.DIRECTORY and node.kind is Kind.DIRECTORY:
+            raise NotDirectory(f"{move.new_name!r} is not a directory")
+
+    async def _move(self, move: _Move, caller: Caller) -> None:
+        node, replaced = move.node, move.replaced
+        source, capabilities = await self._tree.directory(move.old, caller)
+        target, _ = await self._places.to_make(move.new, move.new_name, "fusekit_rename", caller, missing=errno.EXDEV)
+        _can_rename(move, capabilities)
+        if move.exchange:
+            for unsent in (node, replaced):
+                if unsent is not None and unsent.file is not None and unsent.file.entry is None:
+                    await self._files.commit_in_turn(unsent.file, caller)
+        elif replaced is not None and replaced.file is not None:
+            await self._files.outlive(replaced, caller)
+            if replaced.file.entry is None:
+                self._files.withdraw(replaced)
+                replaced = None
+        if node.file is not None and node.file.entry is None:
+            await self._move_unsent(attrs.evolve(move, replaced=replaced), caller)
+            return
+        entry = await self._tree.entry_at(move.old, move.name, node, caller)
+        over = None
+        if replaced is not None:
+            over = await self._tree.entry_at(move.new, move.new_name, replaced, caller)
+        moved = await self._calls.rename(entry, source, target, move.new_name, over, move.exchange, caller)
+        self._carry_over(node, moved, caller)
+        self._tree.renamed(node, move.old, move.name, move.new, move.new_name, replaced, move.exchange, moved, caller)
+        if node.file is not None:
+            node.file.entry = await self._tree.entry(node, caller)
+
+    def _carry_over(self, node: Node, moved: Entry, caller: Caller) -> None:
+        """Let what is kept for the version before a rename be kept for the one after it: the content is the same."""
+        fact = self._tree.fact(node, caller)
+        if fact is None:
+            return
+        if node.kept is not None and node.kept[0] == token(fact.entry):
+            node.kept = (token(moved), node.kept[1])
+        before, after = version_of(fact.entry), version_of(moved)
+        node.told = after if node.told == before else node.told
+        node.pages = after if node.pages == before else node.pages
+
+    async def _move_unsent(self, move: _Move, caller: Caller) -> None:
+        """Give a file its new name before it was ever sent: it is sent there, over what the name held."""
+        tree, node, replaced = self._tree, move.node, move.replaced
+        file = node.file
+        assert file is not None
+        over = await tree.entry_at(move.new, move.new_name, replaced, caller) if replaced is not None else None
+        here = (move.old.ino, tree.key(tree.capabilities_of(move.old, caller), move.name))
+        there = (move.new.ino, tree.key(tree.capabilities_of(move.new, caller), move.new_name))
+        tree.pending.pop(here, None)
+        tree.pending[there] = node
+        places = (move.old.ino, move.name), (move.new.ino, move.new_name)
+        tree.inodes.move(node, *places)
+        file.entry, file.dirty = over, True
+        try:
+            await self._files.commit_in_turn(file, caller)
+        except BackendError:
+            file.entry = None
+            tree.pending.pop(there, None)
+            tree.pending[here] = node
+            tree.inodes.move(node, *reversed(places))
+            raise
+        if replaced is not None:
+            replaced.unlinked = replaced.gone  # its name went with the commit
+            tree.release(replaced)
+
+
+def _can_rename(move: _Move, capabilities: Capabilities) -> None:
+    if move.exchange and not capabilities.rename & Rename.EXCHANGE:
+        raise NotSupported("two names cannot be exchanged here", errno=errno.EINVAL)
+    wanted = Rename.DIRECTORIES if move.node.kind is Kind.DIRECTORY else Rename.FILES
+    if move.replaced is not None and not move.exchange:
+        wanted |= Rename.REPLACE
+    if not capabilities.has("fusekit_rename") or wanted & ~capabilities.rename:
+        raise NotSupported("cannot be renamed here", errno=errno.EXDEV)

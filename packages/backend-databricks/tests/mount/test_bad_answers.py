@@ -368,7 +368,7 @@ def test_a_name_that_the_workspace_does_not_take_is_told_at_close_and_the_bytes_
             (mount.folder("d") / "tab\there").write_bytes(b"precious")
         assert failed.value.errno == errno.EINVAL
         assert os.listdir(mount.folder("d")) == ["f"]
-        with pytest.raises(MountError, match="1 files were not sent; they are kept in the journal"):
+        with pytest.raises(MountError, match="1 file was not sent; it is kept in the journal"):
             mount.there.unmount()
         kept = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
         assert b"precious" in [path.read_bytes() for path in kept]

@@ -64,7 +64,7 @@ class Workspace:
 
     async def import_file(self, path: str, part: Part, *, overwrite: bool) -> None:
         """Store the bytes of ``part`` as ``path``; source with a notebook's header becomes a notebook."""
-        await _known_call(
+        answer = await _known_call(
             self._http.send(
                 f"{_API}/workspace-files/import-file/{quote(path.lstrip('/'), safe='/')}",
                 part,
@@ -73,24 +73,27 @@ class Workspace:
                 headers={"Content-Type": "application/octet-stream"},
             )
         )
+        _object(answer)
 
     async def import_raw(self, path: str, part: Part, *, overwrite: bool) -> None:
         """Store the bytes of ``part`` as the plain file ``path``, whatever they look like."""
         content = base64.b64encode(await part.read()).decode("ascii")
         body = {"path": path, "content": content, "format": "RAW", "overwrite": overwrite}
-        await self._call("POST", "/workspace/import", json=body)
+        _object(await self._call("POST", "/workspace/import", json=body))
 
     async def mkdirs(self, path: str) -> None:
         """Make a folder and all above it; one that is there is no error."""
-        await self._call("POST", "/workspace/mkdirs", json={"path": path})
+        _object(await self._call("POST", "/workspace/mkdirs", json={"path": path}))
 
     async def delete(self, path: str) -> None:
         """Delete a file, notebook or empty folder; never more than that."""
-        await self._call("POST", "/workspace/delete", json={"path": path, "recursive": False})
+        _object(await self._call("POST", "/workspace/delete", json={"path": path, "recursive": False}))
 
     async def rename(self, source: str, destination: str) -> None:
         """Move an object. A file in the way of a file is replaced without a word."""
-        await self._call("POST", "/workspace/rename", json={"source_path": source, "destination_path": destination})
+        _object(
+            await self._call("POST", "/workspace/rename", json={"source_path": source, "destination_path": destination})
+        )
 
     async def download(self, link: Link, start: int, stop: int | None, sink: Sink, expect: Expect) -> Answer:
         """Read a range straight from cloud storage, which refuses the workspace's own credentials."""
@@ -120,6 +123,7 @@ async def _known_call(call: Awaitable[Answer]) -> Answer:
 
 
 def _object(answer: Answer) -> dict[str, Any]:
+    """Return the body, which is a JSON object or empty; a page that somebody on the way answered with is no success."""
     body = answer.json()
     if body is None:
         return {}

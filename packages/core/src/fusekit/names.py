@@ -34,9 +34,11 @@ def problem(name: str, *, bytes_max: int = NAME_BYTES_MAX) -> str | None:
         return "is empty, . or .."
     if "/" in name or "\0" in name:
         return "contains a slash or a zero byte"
-    if len(name) > bytes_max or len(encode(name)) > bytes_max:
-        return f"is longer than {bytes_max} bytes"
-    return None
+    try:
+        too_long = len(name) > bytes_max or len(encode(name)) > bytes_max
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no bytes stand for
+        return "is no Unicode"
+    return f"is longer than {bytes_max} bytes" if too_long else None
 
 
 def encode(name: str) -> bytes:

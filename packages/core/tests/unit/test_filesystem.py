@@ -564,6 +564,26 @@ async def test_a_renamed_directory_brings_its_files(setup: Setup) -> None:
         await setup.fs.rename(ROOT, "e", moved.ino, "inside-itself", 0, ME)
 
 
+async def test_a_directory_that_vanished_remotely_is_stale_and_not_empty(setup: Setup) -> None:
+    made = await setup.fs.mkdir(ROOT, "d", 0o755, ME)
+    setup.volume.filesystem.tree.metadata.expire(made.ino)
+    handle = await setup.fs.opendir(made.ino, ME)
+    await setup.remotely_removed("d")
+    with pytest.raises(Stale):
+        await setup.fs.readdir(handle, 0)
+    setup.fs.releasedir(handle)
+    with pytest.raises(NotFound):
+        await setup.fs.lookup(ROOT, "d", ME)
+
+
+async def test_a_directory_that_was_removed_here_just_ends(setup: Setup) -> None:
+    made = await setup.fs.mkdir(ROOT, "d", 0o755, ME)
+    handle = await setup.fs.opendir(made.ino, ME)
+    await setup.fs.rmdir(ROOT, "d", ME)
+    assert [name for name, _ in await setup.fs.readdir(handle, 0)] == [".", ".."]
+    setup.fs.releasedir(handle)
+
+
 class Limited(MemoryBackend):
     """Takes files of at most 2 MiB."""
 

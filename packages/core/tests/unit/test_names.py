@@ -60,13 +60,16 @@ def test_only_what_must_be_is_escaped(remote: str, local: str) -> None:
         ("a\0b", "zero byte"),
         ("n" * 256, "255 bytes"),
         ("ü" * 128, "255 bytes"),
+        ("half \ud800 a pair", ""),
+        ("\udfff", ""),
     ],
+    ids=ascii,
 )
 def test_a_name_that_cannot_be_says_why(name: str, reason: str) -> None:
     assert reason in (names.problem(name) or "")
 
 
-@pytest.mark.parametrize("name", ["a", "n" * 255, "ü" * 127, "...", "\n", "-", "a b", "\udcff"])
+@pytest.mark.parametrize("name", ["a", "n" * 255, "ü" * 127, "...", "\n", "-", "a b", "\udcff"], ids=ascii)
 def test_a_legal_name_has_no_problem(name: str) -> None:
     assert names.problem(name) is None
 

@@ -45,7 +45,9 @@ TABLE: Final[dict[type[BackendError], int]] = {
     Busy: errno.EBUSY,
     Stale: errno.ESTALE,
     NotSupported: errno.EOPNOTSUPP,
-    Throttled: errno.EAGAIN,
+    # Not EAGAIN: of a file that was opened as usual it means "no data yet" to Python (read returns None), and event
+    # loops try again at once.
+    Throttled: errno.EBUSY,
     Unavailable: errno.EIO,
     TimedOut: errno.ETIMEDOUT,
     Aborted: errno.ECANCELED,

@@ -127,8 +127,6 @@ class ProgramBase:
 
     symlinks: ClassVar[bool] = True
     hard_links: ClassVar[bool] = True
-    file_bytes_max: ClassVar[int | None] = None
-    """Size of the largest file that the service takes."""
     refused_names: ClassVar[frozenset[str]] = frozenset()
     """Names among those tried that the service cannot store."""
 

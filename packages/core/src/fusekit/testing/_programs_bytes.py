@@ -245,20 +245,6 @@ class Bytes(ProgramBase):
         place.sh("cp big copy; cmp big copy; rm big; printf tail >> copy")
         place.check({"copy": data + b"tail"})
 
-    def test_a_file_over_the_limit_is_refused_and_leaves_nothing(self, place: Place) -> None:
-        if self.file_bytes_max is None:
-            pytest.skip("the service has no limit")
-        (place.path / "kept").write_bytes(b"kept")
-        (place.outside / "in").write_bytes(os.urandom(self.file_bytes_max + MIB))
-        assert "File too large" in place.run("cp", str(place.outside / "in"), "big", status=1)
-        place.check({"kept": b"kept"})
-        for script in (f"cat {place.outside}/in > kept", f"cat {place.outside}/in >> kept"):
-            assert "File too large" in place.sh(script, status=1)
-            place.check({"kept": b"kept"})
-        assert "File too large" in place.run("truncate", "-s", str(self.file_bytes_max + 1), "kept", status=1)
-        place.run("truncate", "-s", str(self.file_bytes_max), "most")
-        place.check({"kept": b"kept", "most": bytes(self.file_bytes_max)})
-
     @needs("gzip")
     def test_gzip_replaces_files_by_their_compressed_form(self, place: Place) -> None:
         (place.path / "f").write_bytes(b"text " * 20_000)

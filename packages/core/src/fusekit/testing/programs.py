@@ -9,7 +9,7 @@ one fixture::
             yield Mounted(there, behind)
 
     class TestMine(ProgramSuite):
-        file_bytes_max = 10 << 20
+        hard_links = False
 
 ``behind(path)`` returns what the service holds below ``path`` (relative to the mount), seen by other means than the
 mount. Each test works in a folder of its own and ends with `Place.check`: that is what the mount shows, and that is

@@ -49,7 +49,7 @@ class File:
     ``attributes`` were set by the program since then, ``written_ns`` is when it last changed the content. ``filled``
     is False while the file is empty since its create or truncate: such a flush is not worth an upload of its own.
     ``failed`` is why the last commit did not succeed, ``failed_at`` how many ``changes`` there were then. ``refused``
-    is why a write was not taken: until the next change, what is here is a torso, neither sent nor kept.
+    is why a write was not taken: until the next change, what is here is a torso, kept in the journal and never sent.
     ``finishing`` is set while the last handle's release commits.
     """
 

@@ -182,7 +182,15 @@ class Filesystem:
         """
         opened = self.handles.directory(handle)
         if opened.names is None or start == 0:
-            opened.names = await self._names(opened.node, opened.caller)
+            try:
+                opened.names = await self._names(opened.node, opened.caller)
+            except NotFound as error:
+                if opened.node.gone:
+                    raise
+                # ENOENT from readdir is the end of the directory to glibc: right for one that was removed here, but
+                # one that vanished at the remote side would look empty, and `rsync --delete` would believe it.
+                self.tree.metadata.expire(opened.node.ino)
+                raise Stale(f"{self.tree.inodes.path(opened.node)} is gone at the remote side") from error
         found: list[tuple[str, Attr]] = []
         for name, node in opened.names[start : start + READDIR_CHUNK]:
             fact = self.tree.fact(node, opened.caller)

@@ -78,9 +78,16 @@ class Volume:
             "write": self.settings.write.value,
             "consistency": self.settings.consistency.value,
             "unsent": self.filesystem.unsent(),
-            "failed": dict(self.filesystem.files.failures),
+            "failed": self.filesystem.files.commits.kept.failures(),
             "journal": [
-                {"path": row.path, "state": row.state.value, "size": row.size, "error": row.error} for row in rows
+                {
+                    "path": row.path,
+                    "state": row.state.value,
+                    "size": row.size,
+                    "error": row.error,
+                    "staging": str(self.journal.staging_path(row.staging)),
+                }
+                for row in rows
             ],
             "handles": len(self.filesystem.handles),
             "inodes": len(self.filesystem.tree.inodes),

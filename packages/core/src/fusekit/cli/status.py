@@ -74,6 +74,12 @@ def _show(status: dict[str, Any], *, full: bool) -> None:
     )
     tell(f"  cache: {size_text(status['cache_bytes'])}, open files: {status['handles']}, inodes: {status['inodes']}")
     tell(f"  requests: {sum(status['calls'].values())}, of them failed: {errors}")
+    unsent = set(status["unsent"])
+    for row in status["journal"]:
+        if row["state"] == "failed" or row["path"] not in unsent:
+            why = row["error"] or "an earlier mount ended before it was sent"
+            tell(f"  failed: {name_text(row['path'])}: {why}")
+            tell(f"    its {size_text(row['size'])} are kept in {name_text(row['staging'])}")
     if not full:
         return
     tell(f"  consistency: {status['consistency']}, write: {status['write']}")
@@ -83,5 +89,3 @@ def _show(status: dict[str, Any], *, full: bool) -> None:
         tell(f"    {hook.removeprefix('fusekit_')}: {number}{failed}, {status['seconds'].get(hook, 0):.2f} s in all")
     for path in status["unsent"]:
         tell(f"  not sent: {name_text(path)}")
-    for path, why in status["failed"].items():
-        tell(f"  failed: {name_text(str(path))}: {why}")

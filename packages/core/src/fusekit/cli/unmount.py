@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fusekit.cli.options import Debug
-from fusekit.cli.output import complain, give_up, not_sent, say
+from fusekit.cli.output import complain, give_up, not_sent, say, size_text
 from fusekit.control import client
 from fusekit.control.registry import Endpoint, endpoints, runtime_directory
 from fusekit.errors import MountError
@@ -86,7 +86,12 @@ def _unmount(directory: Path, target: Path, timeout_s: float | None) -> None:
     if result is not None and serving is not None and not client.wait_for_end(serving.pid, _END_TIMEOUT_S):
         complain(f"the mount process {serving.pid} has not ended yet")
     if result is not None and result.get("left"):
-        _list([f"{one['path']} ({one['error'] or one['state']})" for one in result.get("files", ())])
+        _list(
+            [
+                f"{one['path']} ({one['error'] or one['state']}); its {size_text(one['size'])} are in {one['staging']}"
+                for one in result.get("files", ())
+            ]
+        )
         complain(f"{not_sent(result['left'])} in the journal")
         give_up()
 
@@ -104,7 +109,7 @@ class _Progress:
         self._width = 0
 
     def show(self, status: dict[str, Any]) -> None:
-        # What is on its way is in the journal and no longer among what waits to be sent.
+        # Together with what failed: it is not sent either.
         waiting = {*status.get("unsent", ()), *(row["path"] for row in status.get("journal", ()))}
         self.unsent = sorted(waiting)
         if sys.stderr.isatty() and self.unsent:

@@ -7,20 +7,21 @@ get here: refs, versions and notes are public by the contract.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import fcntl
 import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
 import attrs
 import trio
 
-from fusekit.errors import MountError
+from fusekit.errors import BackendError, MountError, NoSpace
 from fusekit.types import Attributes, Entry, Io, Kind
 
 T = TypeVar("T")
@@ -79,10 +80,14 @@ class Row:
 
 
 class Journal:
-    """The journal in one directory; open from `open` until `close`."""
+    """The journal in one directory; open from `open` until `close`. ``left`` is what an earlier run left in it.
+
+    Every method raises `NoSpace` where the disk is full, and a plain `BackendError` where it cannot be written.
+    """
 
     def __init__(self, directory: Path, connection: sqlite3.Connection, lock: int) -> None:
         self.directory = directory
+        self.left: tuple[Row, ...] = ()
         self._connection = connection
         self._lock = lock
         self._thread = trio.CapacityLimiter(1)
@@ -112,7 +117,17 @@ class Journal:
             raise MountError(f"the journal in {directory} was written by a newer fusekit; upgrade, or use --state-dir")
         if version == 0:
             connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-        return cls(directory, connection, lock)
+        journal = cls(directory, connection, lock)
+        journal.left = tuple(journal._rows())
+        journal._sweep()
+        return journal
+
+    def _sweep(self) -> None:
+        """Remove staging files that no row names: of files that were removed while open, or never written to."""
+        named = {row.staging for row in self.left}
+        for path in (self.directory / "staging").iterdir():
+            if path.name not in named:
+                path.unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Close the connection and give the lock back."""
@@ -154,6 +169,7 @@ class Journal:
             "replacing": _dump_entry(replacing),
             "size": size,
             "attributes": json.dumps(attrs.asdict(attributes)),
+            "error": None,
         }
         await self._update(row, values, durable=durable)
 
@@ -170,13 +186,35 @@ class Journal:
         await self._update(row, {"state": State.FAILED.value, "error": reason})
 
     async def remove(self, row: int) -> None:
-        """Forget a generation: it was committed, or the program took it back."""
-        await self._run(self._connection.execute, "DELETE FROM generations WHERE id = ?", (row,))
+        """Forget a generation and leave its bytes to the caller: it was committed, or its name is gone."""
+        await self._run(lambda: self._connection.execute("DELETE FROM generations WHERE id = ?", (row,)))
+
+    async def drop(self, rows: Iterable[int]) -> None:
+        """Forget generations and delete their bytes; a crash in between leaves bytes that the next start sweeps."""
+        wanted = tuple(rows)
+
+        def drop() -> None:
+            marks = ", ".join("?" * len(wanted))
+            found = self._connection.execute(
+                f"DELETE FROM generations WHERE id IN ({marks}) RETURNING staging", wanted
+            ).fetchall()
+            for row in found:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.staging_path(row["staging"]))
+
+        if wanted:
+            await self._run(drop)
+
+    async def moved(self, row: int, *, path: str, directory: str, name: str) -> None:
+        """Say that the name which a generation belongs to is another one now."""
+        await self._update(row, {"path": path, "directory": directory, "name": name})
 
     async def rows(self) -> list[Row]:
         """Return all generations, oldest first."""
-        found = await self._run(lambda: self._connection.execute("SELECT * FROM generations ORDER BY id").fetchall())
-        return [_load(row) for row in found]
+        return await self._run(self._rows)
+
+    def _rows(self) -> list[Row]:
+        return [_load(row) for row in self._connection.execute("SELECT * FROM generations ORDER BY id").fetchall()]
 
     async def _update(self, row: int, values: Mapping[str, object], *, durable: bool = False) -> None:
         columns = ", ".join(f"{name} = ?" for name in (*values, "updated_ns"))
@@ -196,8 +234,12 @@ class Journal:
             self._connection.execute(f"PRAGMA synchronous={level}")
             self._synchronous = level
 
-    async def _run(self, call: Callable[..., T], *args: object) -> T:
-        return await trio.to_thread.run_sync(call, *args, limiter=self._thread)
+    async def _run(self, call: Callable[[], T]) -> T:
+        try:
+            return await trio.to_thread.run_sync(call, limiter=self._thread)
+        except sqlite3.Error as error:
+            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            raise (NoSpace if full else BackendError)(f"the journal in {self.directory}: {error}") from error
 
 
 def lock_directory(directory: Path, owner: str, option: str) -> int:

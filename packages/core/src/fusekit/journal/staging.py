@@ -1,7 +1,8 @@
 """Staging files: the bytes of one file while a program changes it, laid over the version that it had.
 
 Journal layer. A staging file is sparse. What the program wrote, or what was filled in from the version below, is
-`present`; other bytes come from the version below up to ``base_stop`` and are zero after it. A frozen staging file is
+`present`; other bytes come from the version below up to ``base_stop`` and are zero after it; once some did it is
+``mixed``. A frozen staging file is
 one generation: uploads read only frozen ones, and the next write goes to a copy (a reflink where the file system can).
 """
 
@@ -12,6 +13,8 @@ import fcntl
 import os
 from pathlib import Path
 from typing import Final
+
+import trio
 
 from fusekit.disk import Disk
 from fusekit.ranges import Ranges
@@ -32,6 +35,7 @@ class Staging:
         self.base_stop = base_stop
         self.present = Ranges()
         self.frozen = False
+        self.mixed = False
 
     @classmethod
     async def create(cls, disk: Disk, path: Path, size: int) -> Staging:
@@ -57,6 +61,7 @@ class Staging:
 
         twin = Staging(self._disk, path, await self._disk.run(clone), self.size, self.base_stop)
         twin.present = self.present.copy()
+        twin.mixed = self.mixed
         return twin
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
@@ -80,6 +85,7 @@ class Staging:
         for start, stop in self.missing(at, at + len(view)):
             await self._disk.write(self._fd, view[start - at : stop - at], start)
             self.present.add(start, stop)
+            self.mixed = True
 
     async def truncate(self, size: int) -> None:
         """Cut or extend to ``size``; what is beyond the old end is zero."""
@@ -88,6 +94,7 @@ class Staging:
         self.present.remove(size, max(size, self.size))
         self.base_stop = min(self.base_stop, size)
         self.size = size
+        self.mixed = self.mixed and size > 0
 
     async def sync(self) -> None:
         """Make bytes and name durable."""
@@ -104,7 +111,8 @@ class Staging:
 
     async def discard(self) -> None:
         """Delete the file; whoever still reads it reads on."""
-        with contextlib.suppress(FileNotFoundError):
+        # Shielded without a deadline, which could not end a call to the disk anyway.
+        with trio.CancelScope(shield=True), contextlib.suppress(FileNotFoundError):
             await self._disk.run(os.unlink, self.path)
 
     def __del__(self) -> None:

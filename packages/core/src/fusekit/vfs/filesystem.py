@@ -12,7 +12,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
@@ -22,6 +22,7 @@ from fusekit.cache.blocks import Blocks
 from fusekit.cache.metadata import Fact
 from fusekit.disk import Disk
 from fusekit.errors import (
+    Aborted,
     BackendError,
     Exists,
     Invalid,
@@ -39,7 +40,8 @@ from fusekit.settings import Consistency, KeepAttributes, Settings
 from fusekit.transfer.calls import Calls
 from fusekit.types import Attributes, Caller, Capabilities, Entry, Io, Kind, Space, Want
 from fusekit.vfs.attributes import KINDS, Attr, Shape, token
-from fusekit.vfs.files import File, Files, block_key
+from fusekit.vfs.file import File, block_key
+from fusekit.vfs.files import Files
 from fusekit.vfs.handles import DirectoryHandle, FileHandle, HandleId, Handles
 from fusekit.vfs.inodes import ROOT, Node
 from fusekit.vfs.places import Places
@@ -220,29 +222,29 @@ class Filesystem:
         for node in self.tree.inodes:
             if (
                 node.file is not None
-                and node.file.dirty
+                and node.file.unsent
                 and not node.gone
                 and self.tree.inodes.below(node, opened.node)
             ):
-                await self.files.commit(node.file, opened.caller)
+                await self.files.commits.commit(node.file, opened.caller)
 
     async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
         """Make a directory; the kernel gets one reference."""
         directory = self.tree.node(parent)
-        entry, capabilities = await self._places.to_make(directory, name, "fusekit_mkdir", caller)
-        attributes = Attributes(mode=stat.S_IMODE(mode), uid=caller.uid, gid=caller.gid)
-        async with self.files.turns.inside(directory):
-            made = await self._calls.mkdir(entry, name, attributes, caller)
-        return await self._appeared(directory, name, made, attributes, capabilities, caller)
+        async with self.files.turns.take(inside=(directory,)):
+            entry, capabilities = await self._places.to_make(directory, name, "fusekit_mkdir", caller)
+            attributes = self._owned(directory, Kind.DIRECTORY, mode, caller)
+            made = await self._calls.mkdir(entry, name, _asked(attributes, mode), caller)
+            return await self._appeared(directory, name, made, attributes, capabilities, caller)
 
     async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
         """Make a symbolic link; the kernel gets one reference."""
         directory = self.tree.node(parent)
-        entry, capabilities = await self._places.to_make(directory, name, "fusekit_symlink", caller)
-        async with self.files.turns.inside(directory):
+        async with self.files.turns.take(inside=(directory,)):
+            entry, capabilities = await self._places.to_make(directory, name, "fusekit_symlink", caller)
+            attributes = attrs.evolve(self._owned(directory, Kind.SYMLINK, 0, caller), mode=None)
             made = await self._calls.symlink(entry, name, target, caller)
-        attributes = Attributes(uid=caller.uid, gid=caller.gid)
-        return await self._appeared(directory, name, made, attributes, capabilities, caller)
+            return await self._appeared(directory, name, made, attributes, capabilities, caller)
 
     async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
         """Make a FIFO, socket or device, or an empty regular file; the kernel gets one reference."""
@@ -253,21 +255,21 @@ class Filesystem:
             await self.release(opened.handle)
             return attr
         directory = self.tree.node(parent)
-        entry, capabilities = await self._places.to_make(directory, name, "fusekit_mknod", caller)
-        attributes = Attributes(mode=stat.S_IMODE(mode), uid=caller.uid, gid=caller.gid, rdev=rdev)
-        async with self.files.turns.inside(directory):
-            made = await self._calls.mknod(entry, name, kind, attributes, caller)
-        return await self._appeared(directory, name, made, attributes, capabilities, caller)
+        async with self.files.turns.take(inside=(directory,)):
+            entry, capabilities = await self._places.to_make(directory, name, "fusekit_mknod", caller)
+            attributes = attrs.evolve(self._owned(directory, kind, mode, caller), rdev=rdev)
+            made = await self._calls.mknod(entry, name, kind, _asked(attributes, mode), caller)
+            return await self._appeared(directory, name, made, attributes, capabilities, caller)
 
     async def link(self, ino: int, parent: int, name: str, caller: Caller) -> Attr:
         """Give an inode a second name; the kernel gets one reference."""
         node, directory = self.tree.node(ino), self.tree.node(parent)
-        entry, _ = await self._places.to_make(directory, name, "fusekit_link", caller)
-        async with self.files.turns.take(node), self.files.turns.inside(directory):
+        async with self.files.turns.take(node, inside=(directory,)):
+            entry, _ = await self._places.to_make(directory, name, "fusekit_link", caller)
             if node.gone:
                 raise NotFound(f"{node.name!r} was removed")
             if node.file is not None and node.file.entry is None:
-                await self.files.commit_in_turn(node.file, caller)
+                await self.files.commits.commit_in_turn(node.file, caller)
             linked = await self._calls.link(await self.tree.entry(node, caller), entry, name, caller)
             if linked.id is None:
                 raise NotSupported("the backend gave a link no identity")
@@ -278,21 +280,23 @@ class Filesystem:
 
     async def unlink(self, parent: int, name: str, caller: Caller) -> None:
         """Remove a name that is no directory; open handles keep what it named."""
-        directory = self.tree.node(parent)
-        node = await self.files.find(directory, name, caller)
-        if node.kind is Kind.DIRECTORY:
-            raise IsDirectory(f"{name!r} is a directory")
-        await self._remove(directory, name, node, caller)
+
+        def check(node: Node) -> None:
+            if node.kind is Kind.DIRECTORY:
+                raise IsDirectory(f"{name!r} is a directory")
+
+        await self._remove(self.tree.node(parent), name, check, caller)
 
     async def rmdir(self, parent: int, name: str, caller: Caller) -> None:
         """Remove an empty directory."""
-        directory = self.tree.node(parent)
-        node = await self.files.find(directory, name, caller)
-        if node.kind is not Kind.DIRECTORY:
-            raise NotDirectory(f"{name!r} is not a directory")
-        if any(place[0] == node.ino for place in self.tree.pending):
-            raise NotEmpty(f"{name!r} has files in it that are being written")
-        await self._remove(directory, name, node, caller)
+
+        def check(node: Node) -> None:
+            if node.kind is not Kind.DIRECTORY:
+                raise NotDirectory(f"{name!r} is not a directory")
+            if any(place[0] == node.ino for place in self.tree.pending):
+                raise NotEmpty(f"{name!r} has files in it that are being written")
+
+        await self._remove(self.tree.node(parent), name, check, caller)
 
     async def rename(self, source: int, name: str, target: int, new_name: str, flags: int, caller: Caller) -> None:
         """Move a name; ``flags`` are RENAME_NOREPLACE and RENAME_EXCHANGE of renameat2(2)."""
@@ -318,17 +322,17 @@ class Filesystem:
         if node.file is None or not (node.file.local or node.gone):
             entry = await self._version_to_open(node, caller, reads=not flags & os.O_TRUNC)
             unmeasured = entry.size is None
-            if node.file is not None:
+            if node.file is not None and not node.file.local:  # else somebody began to write over the one before
                 node.file.entry = entry
         else:
-            entry = await self.tree.entry(node, caller) if node.file.entry is not None else None
+            entry = None  # it has a file, which keeps its own
         file = self.files.open(node, entry, caller)
         handle = self.handles.add(FileHandle(file, flags, caller))
         try:
             if flags & os.O_TRUNC:
-                await self.files.truncate(file, 0, caller)
+                await self.files.contents.truncate(file, 0, caller)
             elif unmeasured:
-                await self.files.measure(file, caller)
+                await self.files.contents.measure(file, caller)
         except BaseException:
             self.handles.remove(handle)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
@@ -348,29 +352,31 @@ class Filesystem:
     async def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller) -> tuple[Opened, Attr]:
         """Make and open a regular file; the kernel gets one reference."""
         directory = self.tree.node(parent)
-        try:
-            found = await self.files.find(directory, name, caller)
-        except NotFound:
-            pass
-        else:
-            if flags & os.O_EXCL:
-                raise Exists(f"{name!r} exists")
-            if found.kind is Kind.DIRECTORY:
-                raise IsDirectory(f"{name!r} is a directory")
-            opened = await self._open_again(found, flags, caller)
-            attr = await self._attr(found, caller)
-            self.tree.inodes.looked_up(found)
-            return opened, attr
-        _, capabilities = await self._places.to_make(directory, name, "fusekit_write", caller)
+        while True:
+            try:
+                found = await self.files.find(directory, name, caller)
+            except NotFound:
+                pass
+            else:
+                if flags & os.O_EXCL:
+                    raise Exists(f"{name!r} exists")
+                if found.kind is Kind.DIRECTORY:
+                    raise IsDirectory(f"{name!r} is a directory")
+                opened = await self._open_again(found, flags, caller)
+                attr = await self._attr(found, caller)
+                self.tree.inodes.looked_up(found)
+                return opened, attr
+            _, capabilities = await self._places.to_make(directory, name, "fusekit_write", caller)
+            if self.tree.at(directory, name, caller) is None:  # else somebody made it meanwhile
+                break
         key = self.tree.key(capabilities, name)
-        if (directory.ino, key) in self.tree.pending:
-            raise Exists(f"{name!r} exists")
         node = self.tree.inodes.place(directory, name, Entry.file(name))
         self.tree.pending[(directory.ino, key)] = node
         self.tree.changed(directory, key)
         file = self.files.open(node, None, caller)
         file.dirty, file.filled = True, False
-        file.attributes = Attributes(mode=stat.S_IMODE(mode), uid=caller.uid, gid=caller.gid)
+        owned = self._owned(directory, Kind.FILE, mode, caller)
+        file.attributes, file.group = _asked(owned, mode), owned.gid
         file.written_ns = time.time_ns()
         handle = self.handles.add(FileHandle(file, flags, caller))
         self.tree.inodes.looked_up(node)
@@ -382,7 +388,7 @@ class Filesystem:
         opened = self.handles.file(handle)
         if not opened.reads:
             raise Invalid("not open for reading", errno=errno.EBADF)
-        return await self.files.read(opened.file, start, start + size, opened.caller)
+        return await self.files.contents.read(opened.file, start, start + size, opened.caller)
 
     async def write(self, handle: int, start: int, data: bytes | memoryview) -> int:
         """Put ``data`` at offset ``start`` (at the end for O_APPEND) and return its length."""
@@ -392,24 +398,24 @@ class Filesystem:
         try:
             self._places.fits(opened.file, (opened.file.size if opened.appends else start) + len(data), opened.caller)
         except BackendError as error:
-            self.files.refuse(opened.file, error)
+            self.files.contents.refuse(opened.file, error)
             raise
         if opened.appends:
-            await self.files.append(opened.file, data, opened.caller)
+            await self.files.contents.append(opened.file, data, opened.caller)
         else:
-            await self.files.write(opened.file, data, start, opened.caller)
+            await self.files.contents.write(opened.file, data, start, opened.caller)
         return len(data)
 
     async def flush(self, handle: int) -> None:
         """Answer the close of one descriptor: with what was written on the remote side, or with why it is not."""
         opened = self.handles.file(handle)
         if opened.writes:
-            await self.files.flush(opened.file, opened.caller)
+            await self.files.commits.flush(opened.file, opened.caller)
 
     async def fsync(self, handle: int) -> None:
         """Return when the remote side has what was written."""
         opened = self.handles.file(handle)
-        await self.files.commit(opened.file, opened.caller)
+        await self.files.commits.commit(opened.file, opened.caller)
 
     async def release(self, handle: int) -> None:
         """Close a handle for good; what is dirty with the last one is sent."""
@@ -417,22 +423,48 @@ class Filesystem:
         self.handles.remove(handle)
         await self.files.release(opened.file)
 
+    async def abandon(self, handle: int) -> None:
+        """Close a handle for good and publish nothing of what was written through it.
+
+        The file is again as the last commit left it; a new one is gone. Where others have it open for writing, the
+        content is theirs as well: it stays here, and is kept in the journal unless one of them makes it good.
+        """
+        opened = self.handles.file(handle)
+        self.handles.remove(handle)
+        # Refused first: what cannot be discarded in time is at least never sent.
+        self.files.contents.refuse(
+            opened.file, Aborted("given up by who wrote it; it is only a part of what it was to be")
+        )
+        try:
+            if not self._writers(opened.file.node):
+                await self.files.discard(opened.file)
+        finally:
+            await self.files.release(opened.file)
+
+    def _writers(self, node: Node) -> bool:
+        return any(other.file.node is node and other.writes for _, other in self.handles.files())
+
     async def send_all(self) -> None:
         """Send what is dirty, of every open file; failures are logged and kept in the journal."""
         for _, opened in self.handles.files():
             try:
-                await self.files.commit(opened.file, opened.caller)
+                await self.files.commits.commit(opened.file, opened.caller)
             except BackendError as error:
                 logger.error("%s: not sent: %s", self.tree.inodes.path(opened.file.node), error)
+            except Exception:
+                logger.exception("%s: not sent", self.tree.inodes.path(opened.file.node))
 
     async def drain(self) -> None:
         """Release every handle that is still open: the kernel is gone and will not."""
-        for number, _ in self.handles.files():
-            await self.release(number)
+        for number, opened in self.handles.files():
+            try:
+                await self.release(number)
+            except Exception:  # the other files must have their turn
+                logger.exception("%s: not closed in order", self.tree.inodes.path(opened.file.node))
 
     def unsent(self) -> list[str]:
-        """Return the paths of files with content that the remote side does not have."""
-        return sorted(self.tree.inodes.path(node) for node in self.tree.inodes if node.file and node.file.dirty)
+        """Return the paths of files with content that the remote side is not known to have."""
+        return sorted(self.tree.inodes.path(node) for node in self.tree.inodes if node.file and node.file.unsent)
 
     # ---- extended attributes -----------------------------------------------------------------------------------
 
@@ -466,7 +498,7 @@ class Filesystem:
     async def _measure(self, node: Node, caller: Caller) -> None:
         file = self.files.open(node, await self.tree.entry(node, caller), caller)
         try:
-            await self.files.measure(file, caller)
+            await self.files.contents.measure(file, caller)
         finally:
             await self.files.release(file)
 
@@ -554,21 +586,28 @@ class Filesystem:
         if handle is not None:
             opened = self.handles.file(handle)
             self._places.fits(opened.file, size, caller)
-            await self.files.truncate(opened.file, size, opened.caller)
+            await self.files.contents.truncate(opened.file, size, opened.caller)
             return
         if node.kind is not Kind.FILE:
             raise Invalid("only regular files have a size to change")
         self._places.to_write(node, caller)
         await self._places.allowed(node, Want.WRITE, caller)
-        open_elsewhere = any(other.file.node is node and other.writes for _, other in self.handles.files())
         entry = None if node.file is not None and node.file.local else await self.tree.entry(node, caller)
         file = self.files.open(node, entry, caller)
         try:
             self._places.fits(file, size, caller)
-            if size != file.size:
-                await self.files.truncate(file, size, caller)
-                if not open_elsewhere:
-                    await self.files.commit(file, caller)
+            if size == file.size:
+                return
+            failed_before = file.failed
+            await self.files.contents.truncate(file, size, caller)
+            if self._writers(node):
+                return
+            try:
+                await self.files.commits.commit(file, caller)
+            except BackendError:
+                if failed_before is None and not self._writers(node):
+                    await self.files.discard(file, failed=True)  # the caller is told, and the file is as it was
+                raise
         finally:
             await self.files.release(file)
 
@@ -582,21 +621,32 @@ class Filesystem:
         parent = self.tree.node(node.parent)
         if self._places.around(node, caller).has("fusekit_setattr"):
             async with self.files.turns.take(node):
-                entry = await self.tree.entry(node, caller)
-                directory = await self.tree.entry(parent, caller)
-                changed = await self._calls.setattr(directory, entry, changes, caller)
-                self._changed_attributes(node, parent, changed, caller)
-                if node.file is not None and node.file.entry is not None:
-                    node.file.entry = await self.tree.entry(node, caller)
+                if node.file is None:
+                    await self._store_attributes(node, parent, changes, caller)
+                    return
+                # Nobody begins to write over the version before, while it is replaced by the one after.
+                async with node.file.changing:
+                    if not (node.gone or node.file.dirty):  # else they go with the content: a commit failed
+                        await self._store_attributes(node, parent, changes, caller)
             return
         if self._settings.attributes is KeepAttributes.REJECT:
             raise NotSupported("modes, owners and times cannot be changed here", errno=errno.EPERM)
         if self._settings.attributes is KeepAttributes.IGNORE:
             return
         async with self.files.turns.take(node):
+            if node.file is not None and node.file.dirty:
+                return
             fact = await self.tree.refresh(node, caller)
             older = node.kept[1] if node.kept is not None and node.kept[0] == token(fact.entry) else Attributes()
             node.kept = (token(fact.entry), changes.over(older))
+
+    async def _store_attributes(self, node: Node, parent: Node, changes: Attributes, caller: Caller) -> None:
+        entry = await self.tree.entry(node, caller)
+        directory = await self.tree.entry(parent, caller)
+        changed = await self._calls.setattr(directory, entry, changes, caller)
+        self._changed_attributes(node, parent, changed, caller)
+        if node.file is not None and node.file.entry is not None:
+            node.file.entry = await self.tree.entry(node, caller)
 
     def _changed_attributes(self, node: Node, parent: Node, entry: Entry, caller: Caller) -> None:
         fact = self.tree.fact(node, caller)
@@ -623,21 +673,43 @@ class Filesystem:
         self.tree.inodes.looked_up(node)
         return await self._attr(node, caller)
 
-    async def _remove(self, directory: Node, name: str, node: Node, caller: Caller) -> None:
+    def _owned(self, directory: Node, kind: Kind, mode: int, caller: Caller) -> Attributes:
+        """Return mode and owner of something new in ``directory``, as a local disk would give them."""
+        above = self._attr_known(directory, self.tree.fact(directory, caller))
+        inherits = bool(above.mode & stat.S_ISGID)
+        bit = stat.S_ISGID if inherits and kind is Kind.DIRECTORY else 0
+        return Attributes(mode=stat.S_IMODE(mode) | bit, uid=caller.uid, gid=above.gid if inherits else caller.gid)
+
+    async def _remove(self, directory: Node, name: str, check: Callable[[Node], None], caller: Caller) -> None:
+        while True:
+            node = await self.files.find(directory, name, caller)
+            check(node)
+            async with self.files.turns.take(node, inside=(directory,)):
+                if self.tree.at(directory, name, caller) is node:
+                    await self._remove_in_turn(directory, name, node, caller)
+                    return
+
+    async def _remove_in_turn(self, directory: Node, name: str, node: Node, caller: Caller) -> None:
         entry = await self._places.to_remove(directory, caller)
-        async with self.files.turns.take(node):
-            if node.file is not None and node.file.entry is None:
-                self.files.withdraw(node)
-                return
+        path = f"{self.tree.inodes.path(directory).rstrip('/')}/{name}"
+        if node.file is not None and node.file.entry is None:
+            self.files.withdraw(node)
+        else:
             if node.links is None or len(node.links) < 2:
                 await self.files.outlive(node, caller)
             await self._calls.remove(entry, await self.tree.entry_at(directory, name, node, caller), caller)
             self.tree.disappeared(directory, name, node, caller)
-            self.tree.release(node)
+        await self.files.removed(node, path, caller)
+        self.tree.release(node)
 
 
 # How many entries one call of `readdir` returns; the kernel's buffer holds fewer.
 READDIR_CHUNK: Final = 512
+
+
+def _asked(owned: Attributes, mode: int) -> Attributes:
+    """Return what a hook is asked to give to something new: which group it gets, the place decides by what it is now."""
+    return attrs.evolve(owned, mode=stat.S_IMODE(mode), gid=None)
 
 
 def _tells(entry: Entry | None) -> bool:

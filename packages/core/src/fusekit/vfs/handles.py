@@ -14,7 +14,7 @@ import attrs
 
 from fusekit.errors import Invalid
 from fusekit.types import Caller
-from fusekit.vfs.files import File
+from fusekit.vfs.file import File
 from fusekit.vfs.inodes import Node
 
 HandleId = NewType("HandleId", int)

@@ -16,7 +16,7 @@ import attrs
 from fusekit.types import Attributes, Entry, Kind
 
 if TYPE_CHECKING:
-    from fusekit.vfs.files import File
+    from fusekit.vfs.file import File
 
 Ino = NewType("Ino", int)
 

@@ -10,6 +10,9 @@ import os
 from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Final
 
+import trio
+
+from fusekit.errors import BackendError
 from fusekit.types import Caller, Kind
 from fusekit.vfs.attributes import Attr
 from fusekit.vfs.filesystem import Filesystem
@@ -17,6 +20,9 @@ from fusekit.vfs.inodes import ROOT
 
 # One piece of a file on its way: large enough to make the calls cheap, small against the memory budget.
 PIECE_BYTES: Final = 1 << 20
+
+# How long giving a file up may wait for somebody who is sending it; beyond that it is kept, and never published.
+_ABANDON_S: Final = 5.0
 
 
 class Paths:
@@ -60,18 +66,28 @@ class Paths:
             await self._fs.release(opened.handle)
 
     async def write(self, path: str, pieces: AsyncIterable[bytes], *, mode: int = 0o644) -> int:
-        """Make or replace the file ``path`` with what ``pieces`` brings, and return its size."""
+        """Make or replace the file ``path`` with what ``pieces`` brings, and return its size.
+
+        Where ``pieces`` raises, or nobody waits for the end any more, nothing is published: what was there stays.
+        """
         parent, name = await self._parent(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         opened, _ = await self._fs.create(parent, name, mode, flags, self._caller)
+        at, complete = 0, False
         try:
-            at = 0
             async for data in pieces:
                 at += await self._fs.write(opened.handle, at, data)
+            complete = True
             await self._fs.fsync(opened.handle)
-            return at
-        finally:
-            await self._fs.release(opened.handle)
+        except BaseException as error:
+            if complete and isinstance(error, BackendError):
+                await self._fs.release(opened.handle)  # whole, but refused: the journal keeps it
+            else:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _ABANDON_S):
+                    await self._fs.abandon(opened.handle)
+            raise
+        await self._fs.release(opened.handle)
+        return at
 
     async def mkdir(self, path: str, *, mode: int = 0o755) -> Attr:
         """Make the directory ``path``."""

@@ -13,7 +13,7 @@ from fusekit.errors import Invalid, IsDirectory, NotFound, NotSupported, ReadOnl
 from fusekit.settings import Settings, Write
 from fusekit.transfer.calls import Calls
 from fusekit.types import Caller, Capabilities, Entry, Kind, Want
-from fusekit.vfs.files import File
+from fusekit.vfs.file import File
 from fusekit.vfs.inodes import Node
 from fusekit.vfs.tree import Tree
 

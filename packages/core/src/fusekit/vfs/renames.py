@@ -11,7 +11,8 @@ from typing import Final
 
 import attrs
 
-from fusekit.errors import BackendError, Exists, Invalid, IsDirectory, NotDirectory, NotFound, NotSupported
+from fusekit.errors import Exists, Invalid, IsDirectory, NotDirectory, NotFound, NotSupported
+from fusekit.journal.kept import Moved
 from fusekit.journal.uploader import version_of
 from fusekit.transfer.calls import Calls
 from fusekit.types import Caller, Capabilities, Entry, Kind, Rename
@@ -52,25 +53,30 @@ class Renames:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
             raise Invalid("rename: unknown flags")
         exchange = bool(flags & RENAME_EXCHANGE)
-        node = await self._files.find(old, name, caller)
-        try:
-            replaced: Node | None = await self._files.find(new, new_name, caller)
-        except NotFound:
-            replaced = None
-        if replaced is not None and flags & RENAME_NOREPLACE:
-            raise Exists(f"{new_name!r} exists")
-        if replaced is None and exchange:
-            raise NotFound(f"{new_name!r} does not exist")
-        if replaced is node:
-            if node.links is not None or exchange or (old is new and name == new_name):
-                return  # two names of one inode, or one: POSIX says that nothing happens
-            replaced = None  # only the case, or the form of the letters, changes
-        move = _Move(node, old, name, new, new_name, replaced, exchange)
-        self._check(move)
         turns = self._files.turns
-        moving = Kind.DIRECTORY in {node.kind, replaced.kind if replaced is not None else None}
-        async with turns.move(node, replaced) if moving else turns.take(node, replaced):
-            await self._move(move, caller)
+        while True:
+            node = await self._files.find(old, name, caller)
+            try:
+                there: Node | None = await self._files.find(new, new_name, caller)
+            except NotFound:
+                there = None
+            if there is not None and flags & RENAME_NOREPLACE:
+                raise Exists(f"{new_name!r} exists")
+            if there is None and exchange:
+                raise NotFound(f"{new_name!r} does not exist")
+            if there is node and (node.links is not None or exchange or (old is new and name == new_name)):
+                return  # two names of one inode, or one: POSIX says that nothing happens
+            # Where it is the same inode only the case, or the form of the letters, changes.
+            replaced = there if there is not node else None
+            move = _Move(node, old, name, new, new_name, replaced, exchange)
+            self._check(move)
+            moving = Kind.DIRECTORY in {node.kind, replaced.kind if replaced is not None else None}
+            turn = turns.move if moving else turns.take
+            async with turn(node, replaced, inside=(old, new)):
+                if self._tree.at(old, name, caller) is node and self._tree.at(new, new_name, caller) is there:
+                    self._check(move)  # the directories may have moved as well
+                    await self._move(move, caller)
+                    return
 
     def _check(self, move: _Move) -> None:
         node, replaced = move.node, move.replaced
@@ -94,24 +100,39 @@ class Renames:
         if move.exchange:
             for unsent in (node, replaced):
                 if unsent is not None and unsent.file is not None and unsent.file.entry is None:
-                    await self._files.commit_in_turn(unsent.file, caller)
-        elif replaced is not None and replaced.file is not None:
+                    await self._files.commits.commit_in_turn(unsent.file, caller)
+        elif replaced is not None:
             await self._files.outlive(replaced, caller)
-            if replaced.file.entry is None:
-                self._files.withdraw(replaced)
-                replaced = None
         if node.file is not None and node.file.entry is None:
-            await self._move_unsent(attrs.evolve(move, replaced=replaced), caller)
+            await self._move_unsent(move, caller)
             return
         entry = await self._tree.entry_at(move.old, move.name, node, caller)
         over = None
-        if replaced is not None:
+        if replaced is not None and not _never_sent(replaced):
             over = await self._tree.entry_at(move.new, move.new_name, replaced, caller)
+        path, new_path = self._path(move.old, move.name), self._path(move.new, move.new_name)
         moved = await self._calls.rename(entry, source, target, move.new_name, over, move.exchange, caller)
+        # Nothing was taken from what is replaced before the remote side had agreed.
+        if replaced is not None and over is None:
+            self._files.withdraw(replaced)
         self._carry_over(node, moved, caller)
-        self._tree.renamed(node, move.old, move.name, move.new, move.new_name, replaced, move.exchange, moved, caller)
+        gone = replaced if over is not None else None
+        self._tree.renamed(node, move.old, move.name, move.new, move.new_name, gone, move.exchange, moved, caller)
         if node.file is not None:
-            node.file.entry = await self._tree.entry(node, caller)
+            node.file.entry = moved.within(target)
+        moves = [Moved(path, new_path, entry.ref, moved.within(target).ref, target.ref)]
+        if move.exchange and over is not None:
+            by_path = over.ref == f"{target.ref}/{move.new_name}"
+            moves.append(Moved(new_path, path, over.ref, entry.ref if by_path else over.ref, source.ref))
+        elif replaced is not None:
+            await self._files.removed(replaced, new_path, caller)
+            self._tree.release(replaced)
+        else:
+            await self._files.commits.kept.replaced(caller.principal, new_path)
+        await self._files.moved(*moves)
+
+    def _path(self, directory: Node, name: str) -> str:
+        return f"{self._tree.inodes.path(directory).rstrip('/')}/{name}"
 
     def _carry_over(self, node: Node, moved: Entry, caller: Caller) -> None:
         """Let what is kept for the version before a rename be kept for the one after it: the content is the same."""
@@ -129,25 +150,41 @@ class Renames:
         tree, node, replaced = self._tree, move.node, move.replaced
         file = node.file
         assert file is not None
-        over = await tree.entry_at(move.new, move.new_name, replaced, caller) if replaced is not None else None
+        async with file.changing:
+            await self._files.contents.changeable(file, caller)  # else an empty one would be laid over what it replaces
+        over = None
+        if replaced is not None and not _never_sent(replaced):
+            over = await tree.entry_at(move.new, move.new_name, replaced, caller)
         here = (move.old.ino, tree.key(tree.capabilities_of(move.old, caller), move.name))
         there = (move.new.ino, tree.key(tree.capabilities_of(move.new, caller), move.new_name))
+        waiting = tree.pending.get(there)
         tree.pending.pop(here, None)
         tree.pending[there] = node
         places = (move.old.ino, move.name), (move.new.ino, move.new_name)
         tree.inodes.move(node, *places)
         file.entry, file.dirty = over, True
         try:
-            await self._files.commit_in_turn(file, caller)
-        except BackendError:
+            await self._files.commits.commit_in_turn(file, caller)
+        except BaseException:
+            # It stays where it was, to be sent there: that it could not be sent here is not its own failure.
+            self._files.commits.retract(file)
             file.entry = None
             tree.pending.pop(there, None)
+            if waiting is not None:
+                tree.pending[there] = waiting
             tree.pending[here] = node
             tree.inodes.move(node, *reversed(places))
             raise
         if replaced is not None:
+            if over is None:
+                self._files.withdraw(replaced)
             replaced.unlinked = replaced.gone  # its name went with the commit
+            await self._files.removed(replaced, self._path(move.new, move.new_name), caller)
             tree.release(replaced)
+
+
+def _never_sent(node: Node) -> bool:
+    return node.file is not None and node.file.entry is None
 
 
 def _can_rename(move: _Move, capabilities: Capabilities) -> None:

@@ -120,6 +120,14 @@ class Tree:
         """Return what stands for ``name`` in its directory: names with equal folds are one."""
         return capabilities.fold(name) if capabilities.fold is not None else name
 
+    def at(self, parent: Node, name: str, caller: Caller) -> Node | None:
+        """Return the inode that ``name`` of ``parent`` was last found to stand for, without asking."""
+        key = self.key(self.capabilities_of(parent, caller), name)
+        if (made := self.pending.get((parent.ino, key))) is not None:
+            return made
+        record = self.view(caller).directories.get(parent.ino)
+        return self.inodes.get(record.names.get(key, 0)) if record is not None else None
+
     # ---- asking ------------------------------------------------------------------------------------------------
 
     async def lookup(self, parent: Node, name: str, caller: Caller) -> Node:
@@ -478,5 +486,5 @@ class Tree:
 
 
 def _unsent(node: Node) -> bool:
-    """Return whether an inode has content that the remote side lacks: no news from there may take its name away."""
-    return node.file is not None and node.file.dirty
+    """Return whether an inode has content that the remote side may lack: no news from there takes its name away."""
+    return node.file is not None and node.file.unsent

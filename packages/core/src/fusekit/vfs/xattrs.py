@@ -18,7 +18,8 @@ from fusekit.cache.blocks import Blocks
 from fusekit.errors import Invalid, NotFound, NotSupported
 from fusekit.transfer.calls import Calls
 from fusekit.types import Caller, Kind
-from fusekit.vfs.files import Files, block_key
+from fusekit.vfs.file import block_key
+from fusekit.vfs.files import Files
 from fusekit.vfs.inodes import Node
 from fusekit.vfs.places import Places
 from fusekit.vfs.tree import Tree
@@ -70,7 +71,7 @@ class Xattrs:
             raise _refused(name)
         async with self._files.turns.take(node):
             if node.file is not None and node.file.entry is None:
-                await self._files.commit_in_turn(node.file, caller)
+                await self._files.commits.commit_in_turn(node.file, caller)
             if value is None and plain not in await self._all(node, caller):
                 raise _no_such(name)
             await self._calls.setxattr(await self._tree.entry(node, caller), plain, value, caller)
@@ -97,8 +98,8 @@ class Xattrs:
             told["fusekit.state"] = "failed"
             told["fusekit.error"] = str(file.failed)
         elif file is not None and file.local and not node.gone:
-            told["fusekit.state"] = "sending" if self._files.turns.taken(node) else "dirty"
-        elif (error := self._files.failures.get(self._tree.inodes.path(node))) is not None:
+            told["fusekit.state"] = "sending" if file.sending else "dirty"
+        elif (error := self._files.commits.kept.reason(self._tree.inodes.path(node))) is not None:
             told["fusekit.error"] = error
         if (file is None or file.entry is not None) and not node.gone:
             entry = await self._tree.entry(node, caller)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
 
-from fusekit.errors import BackendError, Unavailable
+from fusekit.errors import BackendError, PluginError, Unavailable
 
 if TYPE_CHECKING:
     from fusekit.plugins.specs import Hooks
@@ -135,6 +135,12 @@ class Entry:
         return cls(name=name, kind=Kind.SYMLINK, ref=ref, target=target, **facts)
 
 
+def _characters(_: object, field: attrs.Attribute[str], value: object) -> None:
+    # A pattern or a list of characters would be taken for the characters of its spelling, or for none.
+    if not isinstance(value, str):
+        raise PluginError(f"Capabilities.{field.name} is one string of characters, not {type(value).__name__}")
+
+
 @attrs.frozen
 class Capabilities:
     """What hooks cannot say, for one directory.
@@ -143,7 +149,8 @@ class Capabilities:
     that was closed is never written again. ``guarded``: write, rename and remove check ``replacing`` and
     ``entry.version`` at the service; otherwise core asks `fusekit_stat` just before. ``unlinked``: `fusekit_write`
     takes ``directory=None``. ``unlisted_names``: names exist that listings lack. ``ranges`` False: a read always
-    brings the whole file. ``fold`` maps names that are one name (case, NFC) to one string. Sizes are bytes.
+    brings the whole file. ``forbidden`` are characters that no name here can have: such names are refused before
+    anything is sent or accepted. ``fold`` maps names that are one name (case, NFC) to one string. Sizes are bytes.
     """
 
     hooks: frozenset[str] | None = None
@@ -158,6 +165,7 @@ class Capabilities:
     exchange_bytes_max: int = 10 << 20
     name_bytes_max: int = 255
     utf8_names: bool = True
+    forbidden: str = attrs.field(default="", validator=_characters)
     fold: Callable[[str], str] | None = None
     time_step_ns: int = 1
 

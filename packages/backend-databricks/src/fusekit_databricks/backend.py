@@ -56,6 +56,7 @@ logger = logging.getLogger(__name__)
 _CAPABILITIES: Final = Capabilities(
     rename=Rename.FILES | Rename.DIRECTORIES | Rename.REPLACE,
     file_bytes_max=FILE_BYTES_MAX,
+    forbidden=layout.CONTROL_CHARACTERS,
     time_step_ns=1_000_000,
 )
 _TOO_LARGE: Final = f"the workspace takes files of at most {FILE_BYTES_MAX} bytes (10 MiB)"

@@ -24,7 +24,9 @@ _LANGUAGES: Final = {suffix.lower(): language for language, suffix in SUFFIXES.i
 _JUPYTER_SUFFIX: Final = ".ipynb"
 _READ_ONLY: Final = 0o444
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+# The service refuses them in every name. Source: Databricks documentation, "Workspace files".
+CONTROL_CHARACTERS: Final = "".join(map(chr, (*range(0x20), 0x7F)))
+_FORBIDDEN: Final = frozenset(CONTROL_CHARACTERS)
 _REF: Final = re.compile(r"([A-Z]+):(/.*)", re.DOTALL)
 _HEADER_LINE: Final = re.compile(rb"\A(?:\xef\xbb\xbf)?(?:#|--|//) Databricks notebook source")
 
@@ -96,7 +98,7 @@ def canonical(path: str, *, strict: bool = True) -> str:
     names = [name for name in path.split("/") if name]
     if names[:1] == ["Workspace"]:
         names = names[1:]
-    if strict and any(name in {".", ".."} or _CONTROL.search(name) for name in names):
+    if strict and any(name in {".", ".."} or not _FORBIDDEN.isdisjoint(name) for name in names):
         raise ValueError(f"{path!r} is no path of a workspace; write for example /Users/me@example.com")
     return "/" + "/".join(names)
 

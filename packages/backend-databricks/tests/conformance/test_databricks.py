@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import ClassVar
 
 import pytest
 
@@ -16,8 +15,6 @@ from fusekit_databricks.options import Options
 
 
 class TestDatabricks(BackendConformance):
-    refused_names: ClassVar[frozenset[str]] = frozenset({"tab\there", "line\nbreak"})
-
     @pytest.fixture
     async def place(self, options: Options) -> AsyncIterator[Place]:
         async with connected() as mount, opened(DatabricksBackend(options, mount)) as place:

@@ -100,6 +100,20 @@ def test_a_new_file_costs_one_upload_and_one_question(listed: Callable[[str], Co
     assert counted.cost("cat echo/new") == {"object-info": 1}, "whether it changed; its bytes are here"
 
 
+def test_a_name_that_the_service_cannot_store_is_refused_at_once(listed: Callable[[str], Counted]) -> None:
+    counted = listed("echo")
+    script = """
+        cd echo
+        for name in "tab	here" "$(printf 'line\\nbreak')" "$(printf 'del\\177')"; do
+            ! mkdir "$name" 2> ../../said; grep -q "Invalid argument" ../../said
+            ! mv f01 "$name" 2> ../../said; grep -q "Invalid argument" ../../said
+            ! (echo x > "$name") 2> ../../said; grep -q "Invalid argument" ../../said
+            test ! -e "$name"
+        done
+    """
+    assert counted.cost(script) == {}
+
+
 def test_an_existing_file_is_asked_for_before_it_is_replaced(listed: Callable[[str], Counted]) -> None:
     counted = listed("again")
     for script in ("echo y > again/f00", "echo z >> again/f00"):

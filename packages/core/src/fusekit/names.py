@@ -28,12 +28,14 @@ def to_remote(local: str) -> str:
     return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), local)
 
 
-def problem(name: str, *, bytes_max: int = NAME_BYTES_MAX) -> str | None:
-    """Say why ``name`` cannot be a directory entry, or None where it can."""
+def problem(name: str, *, bytes_max: int = NAME_BYTES_MAX, forbidden: str = "") -> str | None:
+    """Say why ``name`` cannot be a directory entry, or None where it can; ``forbidden`` characters are a place's own."""
     if name in {"", ".", ".."}:
         return "is empty, . or .."
     if "/" in name or "\0" in name:
         return "contains a slash or a zero byte"
+    if forbidden and (found := next((letter for letter in name if letter in forbidden), None)) is not None:
+        return f"contains U+{ord(found):04X}, which no name can have here"
     try:
         too_long = len(name) > bytes_max or len(encode(name)) > bytes_max
     except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no bytes stand for

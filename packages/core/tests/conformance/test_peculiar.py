@@ -50,6 +50,7 @@ class Folding(MemoryBackend):
             requests_max=2,
             file_bytes_max=FILE_BYTES_MAX,
             name_bytes_max=100,
+            forbidden="\\",
             fold=str.casefold,
         )
 
@@ -63,8 +64,6 @@ class Folding(MemoryBackend):
     ) -> Entry:
         if content.size is not None and content.size > FILE_BYTES_MAX:
             raise TooLarge("more than this service takes")
-        if "\\" in name:
-            raise Invalid("no backslash in names here")
         if directory is not None:
             return await super().fusekit_write(directory, name, replacing, content, caller)
         node = self._make(Kind.FILE, content.attributes, caller)
@@ -81,11 +80,17 @@ class Folding(MemoryBackend):
     ) -> Entry:
         if entry.kind is Kind.DIRECTORY or replacing is not None or exchange:
             raise NotSupported("only files, and only to names that are free")
+        self._free(target, name if target.ref != source.ref or name.casefold() != entry.name.casefold() else "free")
         return await super().fusekit_rename(entry, source, target, name, replacing, exchange)
 
     @hookimpl
     async def fusekit_exchange(self, request: bytes, sink: Sink) -> None:
         await sink.write(request.upper())
+
+    def _free(self, directory: Entry, name: str) -> _Node:
+        if "\\" in name:
+            raise Invalid("no backslash in names here")
+        return super()._free(directory, name)
 
     def _make(self, kind: Kind, attributes: Attributes, caller: Caller | None) -> _Node:
         node = super()._make(kind, attributes, caller)
@@ -98,8 +103,6 @@ class Folding(MemoryBackend):
 
 
 class TestFolding(BackendConformance):
-    refused_names = frozenset({"back\\slash"})
-
     @pytest.fixture
     async def place(self) -> AsyncIterator[Place]:
         async with opened(Folding(Options(), PlainMount())) as place:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from fusekit.errors import (
     Invalid,
     NotFound,
     NotSupported,
+    PluginError,
     ReadOnly,
     Stale,
     Unavailable,
@@ -655,6 +657,46 @@ async def test_attributes_that_cannot_be_stored_are_kept_while_the_version_stand
     await setup.fs.setattr(node.ino, Changes(attributes=Attributes(mode=0o600, mtime_ns=1_000)), None, ME)
     attr = await setup.fs.getattr(node.ino, ME)
     assert (attr.mode & 0o7777, attr.mtime_ns) == (0o600, 1_000)
+
+
+class Picky(MemoryBackend):
+    """Has no names with a tab or a colon."""
+
+    @hookimpl
+    def fusekit_capabilities(self) -> Capabilities:
+        return attrs.evolve(super().fusekit_capabilities(), forbidden="\t:")
+
+
+@pytest.mark.parametrize("name", ["a\tb", ":", "b:"])
+async def test_a_name_that_the_place_cannot_have_is_refused_at_once_and_without_asking(
+    tmp_path: Path, name: str
+) -> None:
+    async with opened(tmp_path, Picky) as setup:
+        attr = await setup.make("f", b"x")
+        setup.reset()
+        with pytest.raises(NotFound):
+            await setup.fs.lookup(ROOT, name, ME)
+        makes = [
+            lambda: setup.fs.create(ROOT, name, 0o644, os.O_WRONLY, ME),
+            lambda: setup.fs.mkdir(ROOT, name, 0o755, ME),
+            lambda: setup.fs.mknod(ROOT, name, stat.S_IFIFO | 0o644, 0, ME),
+            lambda: setup.fs.mknod(ROOT, name, stat.S_IFREG | 0o644, 0, ME),
+            lambda: setup.fs.symlink(ROOT, name, "target:\t", ME),
+            lambda: setup.fs.link(attr.ino, ROOT, name, ME),
+            lambda: setup.fs.rename(ROOT, "f", ROOT, name, 0, ME),
+        ]
+        for make in makes:
+            with pytest.raises(Invalid, match=r"U\+00(09|3A)") as refused:
+                await make()  # type: ignore[no-untyped-call]
+            assert refused.value.errno == errno.EINVAL
+        assert setup.calls == {}
+        await setup.fs.symlink(ROOT, "link", "target:\t", ME)
+        assert await setup.names() == ["f", "link"]
+
+
+def test_forbidden_characters_are_one_string() -> None:
+    with pytest.raises(PluginError, match="one string of characters, not list"):
+        Capabilities(forbidden=["a", "b"])  # type: ignore[arg-type]
 
 
 async def test_a_read_only_mount_refuses_every_change(tmp_path: Path) -> None:

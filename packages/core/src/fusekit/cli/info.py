@@ -94,6 +94,8 @@ def _show(facts: dict[str, Any], *, as_json: bool) -> None:
 def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, str):
+        return ascii(value) if value else "none"
     if isinstance(value, list):
         return ", ".join(str(item).lower() for item in value) or "none"
     return "no limit" if value is None else str(value)

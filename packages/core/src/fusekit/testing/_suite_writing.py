@@ -6,20 +6,23 @@ Outside the layers; see `fusekit.testing.conformance`.
 from __future__ import annotations
 
 import os
+from typing import Final
 
 import pytest
 import trio
 
 from fusekit.errors import Exists, Invalid, NotFound, NotSupported, Stale, TooLarge, Unavailable
 from fusekit.testing._suite_base import Suite, agree, covers, describes, unlike
-from fusekit.testing.harness import ME, Place, Upload, listed, made, read, resolved, written
-from fusekit.types import Attributes, Entry
+from fusekit.testing.harness import ME, Place, Upload, listed, made, moved, read, resolved, written
+from fusekit.types import Attributes, Entry, Rename
 
 NAMES = (
     *("with space", " leading", "trailing ", "100%", "%2F", "%2e%2e", "a#b", "a?b=c&d", "a+b", "a;b,c:d", "~", "-rf"),
     *("quote'd", 'double"d', "back\\slash", "star*", "[brackets]", "{braces}", "<tag>", "pipe|", "$HOME", "@at", "!"),
     *(".hidden", "..twice", "...", "tab\there", "line\nbreak", "naïve café", "日本語", "😀", "e\u0301", "A", "a"),
 )
+
+FORBIDDEN_TRIED: Final = 3  # characters of those that a place forbids; each costs some requests
 
 
 class Writing(Suite):
@@ -291,7 +294,7 @@ class Writing(Suite):
     async def test_a_name_comes_back_as_it_was_given(self, place: Place, name: str) -> None:
         if len(name.encode()) > place.capabilities.name_bytes_max:
             self.skip("longer than names may be here")
-        if name in self.refused_names:
+        if name in self.refused_names or set(name) & set(place.capabilities.forbidden):
             with pytest.raises(Invalid):
                 await written(place.hooks, place.directory, name, b"x")
             assert await listed(place.hooks, place.directory) == {}
@@ -301,6 +304,23 @@ class Writing(Suite):
         assert fold(entry.name) == fold(name)
         assert set(await listed(place.hooks, place.directory)) == {entry.name}
         assert await read(place.hooks, await self.look(place, place.directory, name)) == name.encode()
+
+    @covers("fusekit_write")
+    async def test_a_forbidden_character_is_refused_wherever_it_stands(self, place: Place) -> None:
+        forbidden = [letter for letter in place.capabilities.forbidden if letter not in "/\0"][:FORBIDDEN_TRIED]
+        if not forbidden:
+            self.skip("no character is forbidden here")
+        kept = await written(place.hooks, place.directory, "kept", b"x")
+        for name in [form.format(letter) for letter in forbidden for form in ("a{}b", "{}a", "a{}")]:
+            with pytest.raises(Invalid):
+                await written(place.hooks, place.directory, name, b"x")
+            if place.capabilities.has("fusekit_mkdir"):
+                with pytest.raises(Invalid):
+                    await made(place.hooks, place.directory, name)
+            if place.capabilities.has("fusekit_rename") and place.capabilities.rename & Rename.FILES:
+                with pytest.raises(Invalid):
+                    await moved(place.hooks, kept, place.directory, place.directory, name)
+        assert set(await listed(place.hooks, place.directory)) == {"kept"}
 
     @covers("fusekit_write")
     async def test_an_undecodable_name_comes_back_where_names_are_bytes(self, place: Place) -> None:

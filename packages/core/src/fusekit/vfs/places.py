@@ -43,6 +43,8 @@ class Places:
             raise Invalid(f"names have at most {capabilities.name_bytes_max} bytes here", errno=errno.ENAMETOOLONG)
         if capabilities.utf8_names and any("\udc80" <= letter <= "\udcff" for letter in name):
             raise Invalid("names must be UTF-8 here", errno=errno.EILSEQ)
+        if (reason := names.problem(name, forbidden=capabilities.forbidden)) is not None:
+            raise Invalid(f"the name {name!r} {reason}", errno=errno.EINVAL)
         await self.allowed(directory, Want.WRITE, caller)
         return entry, capabilities
 

@@ -179,6 +179,9 @@ class Tree:
         """Ask the remote side for one name, or for all of its directory; None where it must be thought over again."""
         view = self.view(caller)
         record = view.directory(parent.ino)
+        if key not in record.names and names.problem(name, forbidden=capabilities.forbidden) is not None:
+            # The service would refuse the question; what asks before it makes something is to hear why from the making.
+            raise NotFound(f"no {name!r} in {self.inodes.path(parent)}, where no name can be like that")
         if self._lists_for(record, capabilities):
             changes = record.changes
             await self.list(parent, caller)

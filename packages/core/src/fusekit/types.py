@@ -62,6 +62,8 @@ class Rename(enum.Flag):
 class Attributes:
     """Attributes to set; None leaves one as it is. Times are nanoseconds since 1970, ``mode`` has permission bits only.
 
+    Of something new, None is for the place to decide: where owners are kept, the group is the caller's, or that of a
+    directory with the set-group-ID bit, which a new directory then gets as well.
     ``rdev`` is the device number, for `fusekit_mknod` of a block or character device.
     """
 

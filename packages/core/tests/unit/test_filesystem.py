@@ -28,12 +28,12 @@ from fusekit.errors import (
     Stale,
     Unavailable,
 )
-from fusekit.plugins.specs import hookimpl
+from fusekit.plugins.specs import OPERATIONS, hookimpl
 from fusekit.settings import Consistency, Write
 from fusekit.testing.driven import ME, Setup, opened
 from fusekit.testing.harness import listed
 from fusekit.testing.volumes import Recorder, open_backend
-from fusekit.types import Attributes, Capabilities
+from fusekit.types import Attributes, Caller, Capabilities, Entry
 from fusekit.vfs.filesystem import Changes
 from fusekit.vfs.inodes import ROOT
 from fusekit.vfs.renames import RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -697,6 +697,52 @@ async def test_a_name_that_the_place_cannot_have_is_refused_at_once_and_without_
 def test_forbidden_characters_are_one_string() -> None:
     with pytest.raises(PluginError, match="one string of characters, not list"):
         Capabilities(forbidden=["a", "b"])  # type: ignore[arg-type]
+
+
+class Forgetful(MemoryBackend):
+    """Keeps no modes, owners or times."""
+
+    @hookimpl
+    def fusekit_capabilities(self) -> Capabilities:
+        return attrs.evolve(super().fusekit_capabilities(), hooks=frozenset(OPERATIONS) - {"fusekit_setattr"})
+
+    def _entry(self, name: str, node: Any) -> Entry:
+        return attrs.evolve(super()._entry(name, node), mode=None, uid=None, gid=None)
+
+
+@pytest.mark.parametrize("backend", [MemoryBackend, Forgetful])
+async def test_a_set_group_id_directory_hands_its_group_down(tmp_path: Path, backend: type[MemoryBackend]) -> None:
+    other = Caller(uid=4321, gid=4322, pid=1)
+    async with opened(tmp_path, backend) as setup:
+        above = await setup.fs.mkdir(ROOT, "plain", 0o755, other)
+        shared = await setup.fs.mkdir(ROOT, "shared", 0o755, other)
+        await setup.fs.setattr(shared.ino, Changes(attributes=Attributes(mode=0o2775, gid=4444)), None, ME)
+        for directory, group, bit in ((above, 4322, 0), (shared, 4444, stat.S_ISGID)):
+            sub = await setup.fs.mkdir(directory.ino, "sub", 0o755, other)
+            assert (sub.uid, sub.gid, stat.S_IMODE(sub.mode)) == (4321, group, 0o755 | bit)
+            link = await setup.fs.symlink(directory.ino, "link", "target", other)
+            fifo = await setup.fs.mknod(directory.ino, "fifo", stat.S_IFIFO | 0o640, 0, other)
+            file, attr = await setup.fs.create(directory.ino, "file", 0o640, os.O_WRONLY, other)
+            await setup.fs.write(file.handle, 0, b"x")
+            await setup.fs.flush(file.handle)
+            await setup.fs.release(file.handle)
+            sent = await setup.fs.getattr(attr.ino, other)
+            for made in (link, fifo, attr, sent):
+                assert (made.uid, made.gid) == (4321, group)
+            for made in (fifo, attr, sent):
+                assert stat.S_IMODE(made.mode) == 0o640
+            again = await setup.fs.mkdir(sub.ino, "deeper", 0o700, other)
+            assert (again.gid, stat.S_IMODE(again.mode)) == (group, 0o700 | bit)
+
+
+async def test_a_group_given_before_the_file_is_sent_is_kept(setup: Setup) -> None:
+    shared = await setup.fs.mkdir(ROOT, "shared", 0o2775, ME)
+    file, attr = await setup.fs.create(shared.ino, "file", 0o640, os.O_WRONLY, ME)
+    await setup.fs.write(file.handle, 0, b"x")
+    await setup.fs.setattr(attr.ino, Changes(attributes=Attributes(gid=7777)), file.handle, ME)
+    await setup.fs.flush(file.handle)
+    await setup.fs.release(file.handle)
+    assert (await setup.fs.getattr(attr.ino, ME)).gid == 7777
 
 
 async def test_a_read_only_mount_refuses_every_change(tmp_path: Path) -> None:

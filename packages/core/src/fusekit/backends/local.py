@@ -276,7 +276,7 @@ class LocalBackend:
             try:
                 made = os.open(encoded, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=opened)
                 try:
-                    apply(made, owned(attributes, caller, opened))
+                    apply(made, _inheriting(owned(attributes, caller, opened), os.stat(made)))
                 finally:
                     os.close(made)
             except OSError:
@@ -452,6 +452,13 @@ class LocalBackend:
             if directory.id is not None and directory.id != self._disk.identity(os.stat(opened), opened):
                 raise Stale(f"{directory.name!r} is another directory now")
             yield opened
+
+
+def _inheriting(attributes: Attributes, facts: os.stat_result) -> Attributes:
+    """Return ``attributes`` with the set-group-ID bit where the kernel gave it to a new directory."""
+    if attributes.mode is None or not stat.S_ISDIR(facts.st_mode):
+        return attributes
+    return attrs.evolve(attributes, mode=attributes.mode | (facts.st_mode & stat.S_ISGID))
 
 
 @hookimpl

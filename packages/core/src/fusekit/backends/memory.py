@@ -8,6 +8,7 @@ follows is atomic, so its guard against lost races is a real one.
 from __future__ import annotations
 
 import errno
+import stat
 import time
 from collections.abc import Mapping
 from typing import ClassVar, Final
@@ -169,6 +170,7 @@ class MemoryBackend:
             node = self._writable(directory, name, replacing)
             if node is None:
                 node = self._make(Kind.FILE, content.attributes, caller)
+                _inherit(node, self._directory(directory), content.attributes)
                 self._put(self._directory(directory), name, node)
             else:
                 _apply(node, content.attributes)
@@ -227,6 +229,7 @@ class MemoryBackend:
         except NoSpace:
             self._used_bytes -= len(node.data) + extra
             raise
+        _inherit(copy, parent, Attributes())
         copy.data, copy.xattrs = node.data, dict(node.xattrs)
         self._put(parent, name, copy)
         return self._entry(name, copy)
@@ -394,6 +397,7 @@ class MemoryBackend:
         except NoSpace:
             self._used_bytes -= room
             raise
+        _inherit(node, parent, attributes)
         node.target = target
         self._put(parent, name, node)
         return self._entry(name, node)
@@ -473,6 +477,16 @@ def _inside(directory: _Node, ancestor: _Node) -> bool:
             return True
         at = at.parent
     return False
+
+
+def _inherit(node: _Node, parent: _Node, attributes: Attributes) -> None:
+    """Give something new the group of a directory with the set-group-ID bit, and a directory the bit."""
+    if not parent.mode & stat.S_ISGID:
+        return
+    if attributes.gid is None:
+        node.gid = parent.gid
+    if node.is_directory:
+        node.mode |= stat.S_ISGID
 
 
 def _apply(node: _Node, changes: Attributes) -> None:

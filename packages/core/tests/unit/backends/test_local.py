@@ -586,6 +586,30 @@ async def test_the_administrator_makes_files_for_who_asks(shared: Path) -> None:
 
 
 @ROOT_ONLY
+@pytest.mark.parametrize("uid", [0, 4321])
+async def test_a_set_group_id_directory_hands_down_group_and_bit(shared: Path, uid: int) -> None:
+    caller = Caller(uid=uid, gid=4322, pid=None)
+    (shared / "group").mkdir()
+    os.chown(shared / "group", 0, 4444)
+    os.chmod(shared / "group", 0o2777)
+    async with local(shared) as place:
+        folder = await looked_up(place.hooks, place.directory, "group")
+        for directory, group, bit in ((place.directory, 4322, 0), (folder, 4444, stat.S_ISGID)):
+            made = await place.hooks.fusekit_mkdir(
+                directory=directory, name="made", attributes=Attributes(mode=0o750, uid=uid), caller=caller
+            )
+            assert (made.uid, made.gid, made.mode) == (uid, group, 0o750 | bit)
+            file = await place.hooks.fusekit_write(
+                directory=directory,
+                name="file",
+                replacing=None,
+                content=Upload(b"x", attributes=Attributes(mode=0o640, uid=uid)),
+                caller=caller,
+            )
+            assert (file.uid, file.gid, file.mode) == (uid, group, 0o640)
+
+
+@ROOT_ONLY
 async def test_a_file_of_somebody_else_is_written_in_place(shared: Path) -> None:
     (shared / "file").write_bytes(b"before")
     os.chmod(shared / "file", 0o666)

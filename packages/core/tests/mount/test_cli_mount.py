@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -28,9 +29,10 @@ END_TIMEOUT_S = 60.0
 # A service that is somewhere else: behind a port where nobody listens, or one that refuses us, or writes.
 PLUGIN = """
 from __future__ import annotations
+import os
 import attrs
 import trio
-from fusekit.api import Denied, Entry, Mount, Page, Sink, hookimpl, option
+from fusekit.api import Content, Denied, Entry, Mount, Page, Sink, hookimpl, option
 
 @attrs.frozen
 class Options:
@@ -57,9 +59,11 @@ class Far:
     async def fusekit_read(self, entry: Entry, start: int, stop: int | None, sink: Sink) -> None:
         await sink.write(b"hello", at=0)
     @hookimpl
-    async def fusekit_write(self, name: str) -> Entry:
+    async def fusekit_write(self, name: str, content: Content) -> Entry:
         if name == "stuck":
             await trio.sleep_forever()
+        if os.path.exists(os.environ.get("FAR_DOOR", "")):
+            return Entry.file(name, size=content.size)
         raise Denied("nobody may write here today")
 
 @hookimpl
@@ -340,7 +344,25 @@ def test_what_could_not_be_sent_is_listed_by_unmount_with_status_1(cli: Cli) -> 
     assert "fusekit: not sent: new" in done.err.replace("/new", "new")
     assert "nobody may write here today" in done.err
     assert "1 file was not sent; it is kept in the journal" in done.err
+    (where,) = re.findall(r"not sent: /new .*; its 1 B are in (.*)", done.err)
+    assert Path(where).read_text() == "x"
     assert cli.mounted() == []
+
+
+def test_status_says_what_failed_and_where_it_is_until_it_is_stored(cli: Cli) -> None:
+    door = cli.home / "door"
+    cli.fine("mount", "far:", cli.mnt, FAR_TOKEN="right", FAR_DOOR=str(door))
+    with pytest.raises(OSError, match="Permission denied"):
+        (cli.mnt / "new").write_text("precious")
+    said = cli.fine("status").out
+    assert "failed: /new: nobody may write here today" in said
+    (where,) = re.findall(r"its 8 B are kept in (.*)", said)
+    assert Path(where).read_text() == "precious"
+    door.touch()
+    (cli.mnt / "new").write_text("precious")
+    assert "failed: /new" not in cli.fine("status").out
+    assert not Path(where).exists()
+    cli.fine("unmount", cli.mnt)
 
 
 def _calls(cli: Cli, hook: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,16 @@ async def test_a_truncate_that_fails_leaves_the_file_as_it_was(setup: Setup) -> 
     assert (await setup.volume.status())["failed"] == {}
 
 
+async def test_an_empty_file_that_mknod_cannot_make_is_an_error_and_leaves_nothing(setup: Setup) -> None:
+    setup.recorder.before = refusing("write")
+    with pytest.raises(Invalid):
+        await setup.fs.mknod(ROOT, "f", stat.S_IFREG | 0o644, 0, ME)
+    setup.recorder.before = None
+    assert (await setup.names(), await rows(setup), staged(setup), len(setup.fs.handles)) == ([], [], [], 0)
+    attr = await setup.fs.mknod(ROOT, "f", stat.S_IFREG | 0o644, 0, ME)
+    assert (await remote(setup), attr.size) == ({"f": 0}, 0)
+
+
 # ---- what status says ----------------------------------------------------------------------------------------------
 
 
@@ -330,6 +341,19 @@ async def test_an_editor_that_saves_by_rename_supersedes_what_failed_at_the_name
     await setup.fs.flush(opened.handle)
     await setup.fs.release(opened.handle)
     assert await setup.content("f") == b"third"
+    assert (await rows(setup), staged(setup)) == ([], [])
+
+
+async def test_a_temporary_file_of_the_same_name_supersedes_the_one_that_failed_although_it_moves_on(
+    setup: Setup,
+) -> None:
+    await write_failing(setup, "temp", b"first try")
+    opened, _ = await setup.fs.create(ROOT, "temp", 0o644, os.O_WRONLY, ME)
+    await setup.fs.write(opened.handle, 0, b"second try")
+    await setup.fs.rename(ROOT, "temp", ROOT, "final", 0, ME)
+    await setup.fs.flush(opened.handle)
+    await setup.fs.release(opened.handle)
+    assert await setup.content("final") == b"second try"
     assert (await rows(setup), staged(setup)) == ([], [])
 
 

@@ -55,6 +55,10 @@ logger = logging.getLogger(__name__)
 SPACE_UNKNOWN: Final = Space(total_bytes=1 << 50, free_bytes=1 << 50)
 
 
+# How long giving a file up may wait for somebody who is sending it; beyond that it is kept, and never published.
+ABANDON_S: Final = 5.0
+
+
 @attrs.frozen
 class Opened:
     """What open returns: the handle, and what the kernel may do with its pages."""
@@ -251,7 +255,12 @@ class Filesystem:
         kind = KINDS.get(stat.S_IFMT(mode), Kind.FILE)
         if kind is Kind.FILE:
             opened, attr = await self.create(parent, name, mode, os.O_WRONLY, caller)
-            await self.flush(opened.handle)
+            try:
+                await self.fsync(opened.handle)  # nobody closes it who could be told later
+            except BaseException:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + ABANDON_S):
+                    await self.abandon(opened.handle, failed=True)
+                raise
             await self.release(opened.handle)
             return attr
         directory = self.tree.node(parent)
@@ -423,11 +432,12 @@ class Filesystem:
         self.handles.remove(handle)
         await self.files.release(opened.file)
 
-    async def abandon(self, handle: int) -> None:
+    async def abandon(self, handle: int, *, failed: bool = False) -> None:
         """Close a handle for good and publish nothing of what was written through it.
 
         The file is again as the last commit left it; a new one is gone. Where others have it open for writing, the
         content is theirs as well: it stays here, and is kept in the journal unless one of them makes it good.
+        ``failed``: also what a commit of the caller's failed to send is given up.
         """
         opened = self.handles.file(handle)
         self.handles.remove(handle)
@@ -437,7 +447,7 @@ class Filesystem:
         )
         try:
             if not self._writers(opened.file.node):
-                await self.files.discard(opened.file)
+                await self.files.discard(opened.file, failed=failed)
         finally:
             await self.files.release(opened.file)
 

@@ -15,14 +15,11 @@ import trio
 from fusekit.errors import BackendError
 from fusekit.types import Caller, Kind
 from fusekit.vfs.attributes import Attr
-from fusekit.vfs.filesystem import Filesystem
+from fusekit.vfs.filesystem import ABANDON_S, Filesystem
 from fusekit.vfs.inodes import ROOT
 
 # One piece of a file on its way: large enough to make the calls cheap, small against the memory budget.
 PIECE_BYTES: Final = 1 << 20
-
-# How long giving a file up may wait for somebody who is sending it; beyond that it is kept, and never published.
-_ABANDON_S: Final = 5.0
 
 
 class Paths:
@@ -83,7 +80,7 @@ class Paths:
             if complete and isinstance(error, BackendError):
                 await self._fs.release(opened.handle)  # whole, but refused: the journal keeps it
             else:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + _ABANDON_S):
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + ABANDON_S):
                     await self._fs.abandon(opened.handle)
             raise
         await self._fs.release(opened.handle)

@@ -152,6 +152,7 @@ class Renames:
         assert file is not None
         async with file.changing:
             await self._files.contents.changeable(file, caller)  # else an empty one would be laid over what it replaces
+        row = file.row
         over = None
         if replaced is not None and not _never_sent(replaced):
             over = await tree.entry_at(move.new, move.new_name, replaced, caller)
@@ -181,6 +182,8 @@ class Renames:
             replaced.unlinked = replaced.gone  # its name went with the commit
             await self._files.removed(replaced, self._path(move.new, move.new_name), caller)
             tree.release(replaced)
+        # What was kept for the name that it had has been replaced by it as well, before it moved on.
+        await self._files.commits.kept.replaced(caller.principal, self._path(move.old, move.name), by=row)
 
 
 def _never_sent(node: Node) -> bool:

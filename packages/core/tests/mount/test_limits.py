@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from fusekit.backends.memory import MemoryBackend, Options
+from fusekit.plugins.specs import hookimpl
 from fusekit.testing.cli_mount import cli_mount
 from fusekit.testing.mounts import Mounted, mounted
 
@@ -59,10 +60,33 @@ def test_a_file_without_a_name_cannot_be_made(there: Mounted) -> None:
     assert refused.value.errno == errno.EOPNOTSUPP
 
 
+def told(path: Path) -> tuple[set[str], set[str]]:
+    """Return the options of the mount at ``path``, and those of its file system, as the kernel tells them."""
+    (fields,) = [
+        line.split(" ")
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        if line.split(" ")[4] == str(path)
+    ]
+    return set(fields[5].split(",")), set(fields[-1].split(","))
+
+
 def test_set_user_id_bits_and_devices_have_no_effect(there: Mounted) -> None:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    (options,) = [line.split(" ")[5] for line in lines if line.split(" ")[4] == str(there.path)]
-    assert {"nosuid", "nodev"} <= set(options.split(","))
+    assert {"nosuid", "nodev"} <= told(there.path)[0]
+
+
+class Personal(MemoryBackend):
+    """Shows each user something else, perhaps."""
+
+    @hookimpl
+    async def fusekit_principal(self, uid: int) -> str:
+        return f"user {uid}"
+
+
+def test_the_kernel_checks_modes_for_the_owner_of_the_mount_alone_unless_users_have_views(tmp_path: Path) -> None:
+    with mounted(memory, tmp_path) as there:
+        assert told(there.path)[1] & {"default_permissions", "allow_other"} == {"default_permissions"}
+    with mounted(lambda mount: Personal(Options(), mount), tmp_path) as there:
+        assert told(there.path)[1] & {"default_permissions", "allow_other"} == set()
 
 
 def test_flags_and_sizes_of_extended_attributes_are_obeyed(there: Mounted) -> None:

@@ -55,6 +55,23 @@ def test_what_a_killed_program_had_written_is_sent(tmp_path: Path) -> None:
         assert (behind / "f").read_bytes() == b"half"
 
 
+def test_a_mount_with_an_open_file_cannot_be_unmounted(tmp_path: Path) -> None:
+    command = ["umount"] if os.getuid() == 0 else ["fusermount3", "-u"]
+    with cli_mount("memory:", tmp_path) as there, writing(there.path / "f"):
+        done = subprocess.run([*command, there.path], capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert "busy" in done.stderr
+
+
+def test_a_mount_that_is_told_to_end_sends_what_is_open(tmp_path: Path) -> None:
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    with cli_mount(f"local:{behind}", tmp_path) as there, writing(there.path / "f"):
+        os.kill(there.pid, signal.SIGTERM)
+        assert wait_for_end(there.pid, END_TIMEOUT_S)
+        assert (behind / "f").read_bytes() == b"half"
+
+
 def test_when_the_mount_is_killed_closed_files_are_there_and_open_ones_are_kept(tmp_path: Path) -> None:
     behind = tmp_path / "behind"
     behind.mkdir()

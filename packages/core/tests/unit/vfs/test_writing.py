@@ -10,10 +10,12 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
+import trio.testing
 
 from fusekit.backends.memory import MemoryBackend, Options
 from fusekit.disk import Disk
-from fusekit.errors import BackendError, Denied, Exists, NotSupported, Stale
+from fusekit.errors import BackendError, Denied, Exists, NotSupported, Stale, TimedOut
 from fusekit.plugins.specs import hookimpl
 from fusekit.testing.driven import ME, driven, failing
 from fusekit.types import Capabilities
@@ -75,6 +77,93 @@ async def test_an_empty_flush_is_on_disk_when_it_returns(tmp_path: Path, monkeyp
         full, update = said.index("PRAGMA synchronous=FULL"), max(n for n, one in enumerate(said) if "UPDATE" in one)
         assert said.index("fsync") < full < update, "the file, then the row that names it"
         await setup.fs.release(opened.handle)
+
+
+async def test_who_asks_for_a_file_waits_for_the_upload_of_its_last_close(tmp_path: Path) -> None:
+    async with driven(tmp_path) as setup:
+        opened, _ = await setup.fs.create(ROOT, "f", 0o644, os.O_WRONLY, ME)
+        sending, go_on = trio.Event(), trio.Event()
+        order: list[str] = []
+
+        async def hold(hook: str, values: dict[str, Any]) -> None:
+            if hook == "write":
+                sending.set()
+                await go_on.wait()
+                order.append("sent")
+
+        async def look_up() -> None:
+            await setup.fs.lookup(ROOT, "f", ME)
+            order.append("found")
+
+        setup.recorder.before = hold
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(setup.fs.release, opened.handle)
+            await sending.wait()
+            nursery.start_soon(look_up)
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+        assert order == ["sent", "found"]
+
+
+async def test_a_rename_waits_for_the_upload_of_the_file(tmp_path: Path) -> None:
+    async with driven(tmp_path) as setup:
+        attr = await setup.make("f", b"old")
+        opened = await setup.fs.open(attr.ino, os.O_WRONLY | os.O_TRUNC, ME)
+        await setup.fs.write(opened.handle, 0, b"newer")
+        sending, go_on = trio.Event(), trio.Event()
+
+        async def hold(hook: str, values: dict[str, Any]) -> None:
+            if hook == "write":
+                sending.set()
+                await go_on.wait()
+
+        setup.recorder.before = hold
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(setup.fs.flush, opened.handle)
+            await sending.wait()
+            nursery.start_soon(setup.fs.rename, ROOT, "f", ROOT, "g", 0, ME)
+            await trio.testing.wait_all_tasks_blocked()
+            assert "rename" not in setup.calls
+            go_on.set()
+        await setup.fs.release(opened.handle)
+        assert {name: entry.size for name, entry in (await setup.there()).items()} == {"g": 5}
+
+
+async def test_fsync_of_a_directory_sends_what_is_below_it(tmp_path: Path) -> None:
+    async with driven(tmp_path) as setup:
+        made = await setup.fs.mkdir(ROOT, "d", 0o755, ME)
+        inside, _ = await setup.fs.create(made.ino, "f", 0o644, os.O_WRONLY, ME)
+        beside, _ = await setup.fs.create(ROOT, "f", 0o644, os.O_WRONLY, ME)
+        for opened in (inside, beside):
+            await setup.fs.write(opened.handle, 0, b"x")
+        handle = await setup.fs.opendir(made.ino, ME)
+        await setup.fs.fsyncdir(handle)
+        assert setup.calls["write"] == 1
+        assert setup.fs.unsent() == ["/f"]
+        setup.fs.releasedir(handle)
+        for opened in (inside, beside):
+            await setup.fs.release(opened.handle)
+
+
+async def test_a_service_that_is_silent_ends_a_close_and_the_bytes_are_kept(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with driven(tmp_path) as setup:
+        opened, _ = await setup.fs.create(ROOT, "f", 0o644, os.O_WRONLY, ME)
+        await setup.fs.write(opened.handle, 0, b"precious")
+
+        async def silent(hook: str, values: dict[str, Any]) -> None:
+            if hook == "write":
+                await trio.sleep_forever()
+
+        setup.recorder.before = silent
+        began = trio.current_time()
+        with pytest.raises(TimedOut):
+            await setup.fs.flush(opened.handle)
+        assert trio.current_time() - began < 3 * setup.volume.settings.idle_timeout_s
+        await setup.fs.release(opened.handle)
+        (row,) = await setup.volume.journal.rows()
+        assert setup.volume.journal.staging_path(row.staging).read_bytes() == b"precious"
 
 
 async def test_a_truncate_by_path_is_sent_at_once(tmp_path: Path) -> None:

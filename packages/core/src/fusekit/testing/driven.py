@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import trio
 
 from fusekit.backends.memory import MemoryBackend, Options
 from fusekit.errors import Stale
@@ -109,17 +110,33 @@ class Driven:
         self.reset()
 
 
+def memory(mount: Mount) -> MemoryBackend:
+    """Return a backend in memory, as `open_backend` and `fusekit.testing.mounts.mounted` want one made."""
+    return MemoryBackend(Options(), mount)
+
+
 @asynccontextmanager
-async def driven(
-    directory: Path, make: Callable[[Mount], object] | None = None, **settings: Any
-) -> AsyncIterator[Driven]:
-    """Open a volume over the backend that ``make`` returns, one in memory without it; what it keeps is below ``directory``."""
+async def driven(directory: Path, make: Callable[[Mount], object] = memory, **settings: Any) -> AsyncIterator[Driven]:
+    """Open a volume over the backend that ``make`` returns; what it keeps is below ``directory``."""
     recorder = Recorder()
-    make = make or (lambda mount: MemoryBackend(Options(), mount))
     async with open_backend(make, directory, attrs.evolve(Settings(), **settings), recorder=recorder) as volume:
         made = Driven(volume, recorder)
         made.reset()
         yield made
+
+
+@attrs.define(eq=False)
+class Held:
+    """What `Recorder.before` and ``after`` take, so that the hook of this short name waits until it may go on."""
+
+    hook: str
+    reached: trio.Event = attrs.field(init=False, factory=trio.Event)
+    go_on: trio.Event = attrs.field(init=False, factory=trio.Event)
+
+    async def __call__(self, called: str, values: dict[str, Any]) -> None:
+        if called == self.hook and not self.go_on.is_set():
+            self.reached.set()
+            await self.go_on.wait()
 
 
 def failing(hook: str, error: Exception) -> Before:

@@ -17,7 +17,7 @@ from fusekit.backends.memory import MemoryBackend, Options
 from fusekit.disk import Disk
 from fusekit.errors import BackendError, Denied, Exists, NotSupported, Stale, TimedOut
 from fusekit.plugins.specs import hookimpl
-from fusekit.testing.driven import ME, driven, failing
+from fusekit.testing.driven import ME, Held, driven, failing
 from fusekit.types import Capabilities
 from fusekit.vfs.filesystem import Changes
 from fusekit.vfs.inodes import ROOT
@@ -82,27 +82,20 @@ async def test_an_empty_flush_is_on_disk_when_it_returns(tmp_path: Path, monkeyp
 async def test_who_asks_for_a_file_waits_for_the_upload_of_its_last_close(tmp_path: Path) -> None:
     async with driven(tmp_path) as setup:
         opened, _ = await setup.fs.create(ROOT, "f", 0o644, os.O_WRONLY, ME)
-        sending, go_on = trio.Event(), trio.Event()
-        order: list[str] = []
-
-        async def hold(hook: str, values: dict[str, Any]) -> None:
-            if hook == "write":
-                sending.set()
-                await go_on.wait()
-                order.append("sent")
+        sending = setup.recorder.before = Held("write")
+        found: list[bool] = []
 
         async def look_up() -> None:
             await setup.fs.lookup(ROOT, "f", ME)
-            order.append("found")
+            found.append(sending.go_on.is_set())
 
-        setup.recorder.before = hold
         async with trio.open_nursery() as nursery:
             nursery.start_soon(setup.fs.release, opened.handle)
-            await sending.wait()
+            await sending.reached.wait()
             nursery.start_soon(look_up)
             await trio.testing.wait_all_tasks_blocked()
-            go_on.set()
-        assert order == ["sent", "found"]
+            sending.go_on.set()
+        assert found == [True]
 
 
 async def test_a_rename_waits_for_the_upload_of_the_file(tmp_path: Path) -> None:
@@ -110,21 +103,14 @@ async def test_a_rename_waits_for_the_upload_of_the_file(tmp_path: Path) -> None
         attr = await setup.make("f", b"old")
         opened = await setup.fs.open(attr.ino, os.O_WRONLY | os.O_TRUNC, ME)
         await setup.fs.write(opened.handle, 0, b"newer")
-        sending, go_on = trio.Event(), trio.Event()
-
-        async def hold(hook: str, values: dict[str, Any]) -> None:
-            if hook == "write":
-                sending.set()
-                await go_on.wait()
-
-        setup.recorder.before = hold
+        sending = setup.recorder.before = Held("write")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(setup.fs.flush, opened.handle)
-            await sending.wait()
+            await sending.reached.wait()
             nursery.start_soon(setup.fs.rename, ROOT, "f", ROOT, "g", 0, ME)
             await trio.testing.wait_all_tasks_blocked()
             assert "rename" not in setup.calls
-            go_on.set()
+            sending.go_on.set()
         await setup.fs.release(opened.handle)
         assert {name: entry.size for name, entry in (await setup.there()).items()} == {"g": 5}
 

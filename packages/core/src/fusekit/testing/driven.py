@@ -1,7 +1,7 @@
-"""A volume without a kernel, driven by the calls that a kernel would make, and changed behind its back.
+"""The engine without a kernel: what a program does and what another client of the service does, in a line each.
 
-Outside the layers. `Driven` has the few sequences of calls that tests of the vfs make all the time: making a file, reading it
-as the kernel does, listing a directory, and writing or removing as another client of the service would.
+Outside the layers. A `Setup` calls the vfs as the adapter would, over a backend in memory whose hooks are counted, and
+changes that backend behind the engine's back.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import trio
@@ -26,15 +26,16 @@ from fusekit.vfs.filesystem import Filesystem
 from fusekit.vfs.inodes import ROOT
 from fusekit.volume import Volume
 
-ME = Caller(os.getuid(), os.getgid(), os.getpid())
+ME: Final = Caller(os.getuid(), os.getgid(), os.getpid())
 
 
 @attrs.define(eq=False)
-class Driven:
-    """A volume whose hooks are counted."""
+class Setup:
+    """A volume, its hooks counted, and the backend behind it to change things from outside."""
 
     volume: Volume
     recorder: Recorder
+    backend: MemoryBackend
 
     @property
     def fs(self) -> Filesystem:
@@ -45,11 +46,9 @@ class Driven:
         return dict(self.recorder.calls)
 
     def reset(self) -> None:
-        """Count from nothing again."""
         self.recorder.calls.clear()
 
     async def make(self, name: str, data: bytes, parent: int = ROOT, flags: int = os.O_WRONLY) -> Attr:
-        """Make a file as a program does that opens, writes and closes."""
         opened, attr = await self.fs.create(parent, name, 0o644, flags | os.O_CREAT, ME)
         if data:
             await self.fs.write(opened.handle, 0, data)
@@ -65,11 +64,10 @@ class Driven:
         await self.fs.release(opened.handle)
 
     async def content(self, name: str, parent: int = ROOT) -> bytes:
-        """Return the content of a file, looked up and opened once more where it turned out to be stale, as the kernel does."""
         attr = await self.fs.lookup(parent, name, ME)
         try:
             opened = await self.fs.open(attr.ino, os.O_RDONLY, ME)
-        except Stale:
+        except Stale:  # what the kernel does: look up and open again, once
             attr = await self.fs.lookup(parent, name, ME)
             opened = await self.fs.open(attr.ino, os.O_RDONLY, ME)
         try:
@@ -78,7 +76,6 @@ class Driven:
             await self.fs.release(opened.handle)
 
     async def names(self, ino: int = ROOT) -> list[str]:
-        """Return the names in a directory."""
         handle = await self.fs.opendir(ino, ME)
         try:
             found: list[str] = []
@@ -99,7 +96,8 @@ class Driven:
         """Write ``name`` as another client of the service would."""
         hooks = self.volume.hooks
         root = await hooks.fusekit_root(caller=ME)
-        await written(hooks, root, name, data, (await listed(hooks, root)).get(name))
+        known = (await listed(hooks, root)).get(name)
+        await written(hooks, root, name, data, known)
         self.reset()
 
     async def remotely_removed(self, name: str) -> None:
@@ -110,19 +108,23 @@ class Driven:
         self.reset()
 
 
-def memory(mount: Mount) -> MemoryBackend:
-    """Return a backend in memory, as `open_backend` and `fusekit.testing.mounts.mounted` want one made."""
-    return MemoryBackend(Options(), mount)
-
-
 @asynccontextmanager
-async def driven(directory: Path, make: Callable[[Mount], object] = memory, **settings: Any) -> AsyncIterator[Driven]:
-    """Open a volume over the backend that ``make`` returns; what it keeps is below ``directory``."""
+async def opened(
+    directory: Path, backend: Callable[[Options, Mount], MemoryBackend] = MemoryBackend, **options: Any
+) -> AsyncIterator[Setup]:
+    """Open a volume over what ``backend`` makes, with ``options`` of the settings, in ``directory``."""
     recorder = Recorder()
-    async with open_backend(make, directory, attrs.evolve(Settings(), **settings), recorder=recorder) as volume:
-        made = Driven(volume, recorder)
-        made.reset()
-        yield made
+    made: list[MemoryBackend] = []
+
+    def make(mount: Mount) -> MemoryBackend:
+        made.append(backend(Options(), mount))
+        return made[0]
+
+    settings = attrs.evolve(Settings(), **options)
+    async with open_backend(make, directory, settings, recorder=recorder) as volume:
+        setup = Setup(volume, recorder, made[0])
+        setup.reset()
+        yield setup
 
 
 @attrs.define(eq=False)

@@ -17,8 +17,9 @@ from fusekit.backends.memory import MemoryBackend, Options, _Node
 from fusekit.errors import NotFound, NotSupported
 from fusekit.plugins.specs import OPERATIONS, hookimpl
 from fusekit.settings import KeepAttributes
-from fusekit.testing.driven import ME, Driven, driven
-from fusekit.types import Attributes, Capabilities, Entry
+from fusekit.testing.driven import ME, Setup
+from fusekit.testing.driven import opened as driven
+from fusekit.types import Attributes, Capabilities, Entry, Mount
 from fusekit.vfs.filesystem import SPACE_UNKNOWN, Changes
 from fusekit.vfs.inodes import ROOT
 
@@ -37,26 +38,22 @@ class Plain(MemoryBackend):
         return attrs.evolve(super()._entry(name, node), mode=None, uid=None, gid=None)
 
 
-def plain(mount: Any) -> Plain:
-    return Plain(Options(), mount)
-
-
-async def shown(setup: Driven, ino: int) -> tuple[int, int, int]:
+async def shown(setup: Setup, ino: int) -> tuple[int, int, int]:
     """Return mode bits, owner and group as a stat shows them."""
     attr = await setup.fs.getattr(ino, ME)
     return stat.S_IMODE(attr.mode), attr.uid, attr.gid
 
 
-async def change(setup: Driven, ino: int, **changes: int) -> None:
+async def change(setup: Setup, ino: int, **changes: int) -> None:
     await setup.fs.setattr(ino, Changes(attributes=Attributes(**changes)), None, ME)
 
 
 async def test_what_the_service_does_not_tell_is_shown_as_the_mount_says(tmp_path: Path) -> None:
-    async with driven(tmp_path, plain, uid=7, gid=8, umask=0o027) as setup:
+    async with driven(tmp_path, Plain, uid=7, gid=8, umask=0o027) as setup:
         await setup.remotely("f", b"x")
         assert await shown(setup, (await setup.fs.lookup(ROOT, "f", ME)).ino) == (0o640, 7, 8)
         assert await shown(setup, ROOT) == (0o750, 7, 8)
-    async with driven(tmp_path / "forced", plain, file_mode=0o444, dir_mode=0o555) as setup:
+    async with driven(tmp_path / "forced", Plain, file_mode=0o444, dir_mode=0o555) as setup:
         await setup.remotely("f", b"x")
         assert (await shown(setup, (await setup.fs.lookup(ROOT, "f", ME)).ino))[0] == 0o444
         assert (await shown(setup, ROOT))[0] == 0o555
@@ -68,7 +65,7 @@ async def test_what_the_service_does_not_tell_is_shown_as_the_mount_says(tmp_pat
 async def test_local_attributes_last_while_the_version_does(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with driven(tmp_path, plain, uid=7, gid=8) as setup:
+    async with driven(tmp_path, Plain, uid=7, gid=8) as setup:
         attr = await setup.make("f", b"x")
         assert await shown(setup, attr.ino) == (0o644, ME.uid, ME.gid), "as the program made it"
         await change(setup, attr.ino, mode=0o600, uid=1, gid=2, mtime_ns=1000)
@@ -87,8 +84,8 @@ async def test_local_attributes_last_while_the_version_does(
 async def test_local_attributes_end_with_the_mount(tmp_path: Path) -> None:
     backend: list[Plain] = []
 
-    def make(mount: Any) -> Plain:
-        backend[:] = backend or [plain(mount)]
+    def make(options: Options, mount: Mount) -> Plain:
+        backend[:] = backend or [Plain(options, mount)]
         return backend[0]
 
     async with driven(tmp_path, make) as setup:
@@ -98,7 +95,7 @@ async def test_local_attributes_end_with_the_mount(tmp_path: Path) -> None:
 
 
 async def test_local_attributes_move_with_a_rename(tmp_path: Path) -> None:
-    async with driven(tmp_path, plain) as setup:
+    async with driven(tmp_path, Plain) as setup:
         attr = await setup.make("f", b"x")
         await change(setup, attr.ino, mode=0o600, mtime_ns=1000)
         await setup.fs.rename(ROOT, "f", ROOT, "g", 0, ME)
@@ -107,13 +104,13 @@ async def test_local_attributes_move_with_a_rename(tmp_path: Path) -> None:
 
 
 async def test_reject_refuses_and_ignore_forgets(tmp_path: Path) -> None:
-    async with driven(tmp_path / "reject", plain, attributes=KeepAttributes.REJECT) as setup:
+    async with driven(tmp_path / "reject", Plain, attributes=KeepAttributes.REJECT) as setup:
         attr = await setup.make("f", b"x")
         with pytest.raises(NotSupported) as refused:
             await change(setup, attr.ino, mode=0o600)
         assert refused.value.errno == errno.EPERM
         assert (await shown(setup, attr.ino))[0] == 0o644
-    async with driven(tmp_path / "ignore", plain, attributes=KeepAttributes.IGNORE) as setup:
+    async with driven(tmp_path / "ignore", Plain, attributes=KeepAttributes.IGNORE) as setup:
         attr = await setup.make("f", b"x")
         await change(setup, attr.ino, mode=0o600)
         assert (await shown(setup, attr.ino))[0] == 0o644
@@ -148,7 +145,7 @@ async def test_reading_moves_no_time(tmp_path: Path) -> None:
 
 
 async def test_what_a_place_cannot_make_is_refused_with_eperm(tmp_path: Path) -> None:
-    async with driven(tmp_path, plain) as setup:
+    async with driven(tmp_path, Plain) as setup:
         attr = await setup.make("f", b"x")
         makes: list[Callable[[], Any]] = [
             lambda: setup.fs.link(attr.ino, ROOT, "second", ME),
@@ -163,13 +160,13 @@ async def test_what_a_place_cannot_make_is_refused_with_eperm(tmp_path: Path) ->
 
 
 async def test_space_that_the_service_does_not_tell_is_large(tmp_path: Path) -> None:
-    async with driven(tmp_path, plain) as setup:
+    async with driven(tmp_path, Plain) as setup:
         assert await setup.fs.statfs(ROOT, ME) == SPACE_UNKNOWN
         assert SPACE_UNKNOWN.free_bytes == 1 << 50
 
 
 async def test_without_extended_attributes_there_are_none_and_setting_one_is_refused(tmp_path: Path) -> None:
-    async with driven(tmp_path, plain) as setup:
+    async with driven(tmp_path, Plain) as setup:
         attr = await setup.make("f", b"x")
         assert await setup.fs.listxattr(attr.ino, ME) == []
         with pytest.raises(NotFound) as missing:

@@ -12,15 +12,16 @@ import pytest
 import trio
 import trio.testing
 
-from fusekit.backends.memory import MemoryBackend, Options, _Node
+from fusekit.backends.memory import MemoryBackend, _Node
 from fusekit.errors import Stale, Unavailable
 from fusekit.settings import Consistency
-from fusekit.testing.driven import ME, Driven, driven
+from fusekit.testing.driven import ME, Setup
+from fusekit.testing.driven import opened as driven
 from fusekit.types import Entry, Kind
 from fusekit.vfs.inodes import ROOT
 
 
-async def opened_once(setup: Driven, name: str) -> bool:
+async def opened_once(setup: Setup, name: str) -> bool:
     """Open, read and close, and return whether the kernel may keep the pages that it had."""
     attr = await setup.fs.lookup(ROOT, name, ME)
     opened = await setup.fs.open(attr.ino, os.O_RDONLY, ME)
@@ -120,7 +121,7 @@ class Silent(Timed):
 
 
 async def test_without_versions_a_change_is_known_by_size_and_time(tmp_path: Path) -> None:
-    async with driven(tmp_path, lambda mount: Timed(Options(), mount)) as setup:
+    async with driven(tmp_path, Timed) as setup:
         await setup.remotely("a", b"one")
         assert await setup.content("a") == b"one"
         await setup.remotely("a", b"two")
@@ -131,7 +132,7 @@ async def test_without_versions_a_change_is_known_by_size_and_time(tmp_path: Pat
 async def test_without_versions_and_times_only_a_change_of_size_is_seen(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with driven(tmp_path, lambda mount: Silent(Options(), mount)) as setup:
+    async with driven(tmp_path, Silent) as setup:
         await setup.remotely("a", b"one")
         assert await setup.content("a") == b"one"
         await setup.remotely("a", b"longer")
@@ -151,7 +152,7 @@ class Unmeasured(MemoryBackend):
 async def test_a_size_that_only_reading_tells_is_measured_once_a_version(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with driven(tmp_path, lambda mount: Unmeasured(Options(), mount)) as setup:
+    async with driven(tmp_path, Unmeasured) as setup:
         await setup.remotely("a", b"seven!!")
         for _ in range(3):
             assert (await setup.fs.lookup(ROOT, "a", ME)).size == 7

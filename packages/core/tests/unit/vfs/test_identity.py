@@ -12,10 +12,11 @@ import attrs
 import pytest
 import trio.testing
 
-from fusekit.backends.memory import MemoryBackend, Options
+from fusekit.backends.memory import MemoryBackend
 from fusekit.errors import Denied, Exists, Invalid, IsDirectory, NotDirectory, NotEmpty, NotFound, NotSupported
 from fusekit.plugins.specs import hookimpl
-from fusekit.testing.driven import ME, driven
+from fusekit.testing.driven import ME
+from fusekit.testing.driven import opened as driven
 from fusekit.types import Caller, Capabilities, Content, Entry, Page, Rename
 from fusekit.vfs.inodes import ROOT
 from fusekit.vfs.renames import RENAME_EXCHANGE
@@ -29,12 +30,8 @@ class Folding(MemoryBackend):
         return attrs.evolve(super().fusekit_capabilities(), fold=str.casefold, name_bytes_max=20, utf8_names=True)
 
 
-def folding(mount: Any) -> Folding:
-    return Folding(Options(), mount)
-
-
 async def test_names_with_equal_folds_are_one_and_shown_as_the_service_spells_them(tmp_path: Path) -> None:
-    async with driven(tmp_path, folding) as setup:
+    async with driven(tmp_path, Folding) as setup:
         await setup.remotely("Readme", b"x")
         assert await setup.names() == ["Readme"]
         numbers = {(await setup.fs.lookup(ROOT, name, ME)).ino for name in ("Readme", "README", "readme")}
@@ -47,7 +44,7 @@ async def test_names_with_equal_folds_are_one_and_shown_as_the_service_spells_th
 
 
 async def test_names_that_the_service_cannot_take_are_refused_by_number(tmp_path: Path) -> None:
-    async with driven(tmp_path, folding) as setup:
+    async with driven(tmp_path, Folding) as setup:
         for name, number in (("n" * 21, errno.ENAMETOOLONG), ("ü" * 11, errno.ENAMETOOLONG), ("\udcff", errno.EILSEQ)):
             with pytest.raises(Invalid) as refused:
                 await setup.fs.mkdir(ROOT, name, 0o755, ME)
@@ -66,7 +63,7 @@ class Looping(MemoryBackend):
 
 
 async def test_a_directory_inside_itself_is_left_out_of_listings(tmp_path: Path) -> None:
-    async with driven(tmp_path, lambda mount: Looping(Options(), mount)) as setup:
+    async with driven(tmp_path, Looping) as setup:
         made = await setup.fs.mkdir(ROOT, "d", 0o755, ME)
         await setup.make("f", b"", made.ino)
         setup.fs.tree.metadata.expire(made.ino)
@@ -84,7 +81,7 @@ async def test_a_write_that_makes_a_new_object_keeps_the_number(tmp_path: Path) 
                 await self.fusekit_remove(directory, replacing)
             return await super().fusekit_write(directory, name, None, content, caller)
 
-    async with driven(tmp_path, lambda mount: Renewing(Options(), mount)) as setup:
+    async with driven(tmp_path, Renewing) as setup:
         attr = await setup.make("f", b"one")
         before = (await setup.there())["f"].id
         await setup.replace(attr.ino, b"two")
@@ -142,7 +139,7 @@ class Fixed(MemoryBackend):
 
 
 async def test_a_rename_that_the_service_lacks_is_exdev_so_that_mv_copies(tmp_path: Path) -> None:
-    async with driven(tmp_path, lambda mount: Fixed(Options(), mount)) as setup:
+    async with driven(tmp_path, Fixed) as setup:
         await setup.make("a", b"a")
         await setup.make("b", b"b")
         await setup.fs.mkdir(ROOT, "d", 0o755, ME)
@@ -186,7 +183,7 @@ async def test_each_principal_has_a_view_of_its_own_and_the_kernel_keeps_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 1)
-    async with driven(tmp_path, lambda mount: Personal(Options(), mount)) as setup:
+    async with driven(tmp_path, Personal) as setup:
         await setup.remotely("hidden", b"h")
         await setup.remotely("secret", b"s")
         one, two = [await setup.fs.caller(uid, uid, 1) for uid in (1, 2)]

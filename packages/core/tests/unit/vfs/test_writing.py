@@ -13,11 +13,12 @@ import pytest
 import trio
 import trio.testing
 
-from fusekit.backends.memory import MemoryBackend, Options
+from fusekit.backends.memory import MemoryBackend
 from fusekit.disk import Disk
 from fusekit.errors import BackendError, Denied, Exists, NotSupported, Stale, TimedOut
 from fusekit.plugins.specs import hookimpl
-from fusekit.testing.driven import ME, Held, driven, failing
+from fusekit.testing.driven import ME, Held, failing
+from fusekit.testing.driven import opened as driven
 from fusekit.types import Capabilities
 from fusekit.vfs.filesystem import Changes
 from fusekit.vfs.inodes import ROOT
@@ -182,7 +183,7 @@ class Unguarded(MemoryBackend):
 
 
 async def test_without_preconditions_core_looks_just_before_it_writes(tmp_path: Path) -> None:
-    async with driven(tmp_path, lambda mount: Unguarded(Options(), mount)) as setup:
+    async with driven(tmp_path, Unguarded) as setup:
         await setup.remotely("f", b"old")
         opened = await setup.fs.open((await setup.fs.lookup(ROOT, "f", ME)).ino, os.O_WRONLY | os.O_TRUNC, ME)
         await setup.fs.write(opened.handle, 0, b"mine")
@@ -198,7 +199,7 @@ async def test_without_preconditions_core_looks_just_before_it_writes(tmp_path: 
 async def test_a_file_removed_by_somebody_else_while_it_is_replaced(
     tmp_path: Path, backend: type[MemoryBackend]
 ) -> None:
-    async with driven(tmp_path, lambda mount: backend(Options(), mount)) as setup:
+    async with driven(tmp_path, backend) as setup:
         await setup.remotely("f", b"old")
         opened = await setup.fs.open((await setup.fs.lookup(ROOT, "f", ME)).ino, os.O_WRONLY | os.O_TRUNC, ME)
         await setup.fs.write(opened.handle, 0, b"new")
@@ -215,7 +216,7 @@ async def test_a_file_removed_by_somebody_else_while_it_is_replaced(
 
 
 async def test_a_remove_or_rename_the_service_does_not_guard_is_not_looked_up_first(tmp_path: Path) -> None:
-    async with driven(tmp_path, lambda mount: Unguarded(Options(), mount)) as setup:
+    async with driven(tmp_path, Unguarded) as setup:
         await setup.make("a", b"x")
         await setup.names()
         setup.reset()
@@ -233,7 +234,7 @@ class Final(MemoryBackend):
 
 
 async def test_where_closed_files_are_final_opening_one_for_writing_is_refused(tmp_path: Path) -> None:
-    async with driven(tmp_path, lambda mount: Final(Options(), mount)) as setup:
+    async with driven(tmp_path, Final) as setup:
         attr = await setup.make("f", b"x")
         with pytest.raises(NotSupported) as refused:
             await setup.fs.open(attr.ino, os.O_WRONLY, ME)
@@ -299,7 +300,7 @@ async def test_who_may_not_write_is_told_before_a_byte_is_taken(tmp_path: Path) 
         async def fusekit_access(self) -> None:
             """Let everybody in; the test refuses."""
 
-    async with driven(tmp_path, lambda mount: Guarding(Options(), mount)) as setup:
+    async with driven(tmp_path, Guarding) as setup:
         await setup.remotely("f", b"x")
         attr = await setup.fs.lookup(ROOT, "f", ME)
         setup.recorder.before = failing("access", Denied("not yours"))

@@ -7,28 +7,16 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fusekit.backends.memory import MemoryBackend, Options
 from fusekit.plugins.specs import hookimpl
 from fusekit.testing.cli_mount import cli_mount
-from fusekit.testing.mounts import Mounted, mounted
+from fusekit.testing.mounts import Mounted, memory, mounted
 
 pytestmark = pytest.mark.fuse
-
-
-def memory(mount: Any) -> MemoryBackend:
-    return MemoryBackend(Options(), mount)
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Mounted]:
-    with mounted(memory, tmp_path) as made:
-        yield made
 
 
 def test_a_file_is_always_ready_for_poll(there: Mounted) -> None:

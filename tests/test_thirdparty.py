@@ -110,7 +110,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     link_dependencies(dependencies, "hatchling", *core)
     (site,) = (root / "env/lib").glob("python*/site-packages")
     (site / "dependencies.pth").write_text(f"{dependencies}\n")
-    installer = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
+    installer: list[str | Path] = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
     options = ["--no-deps", "--no-index", "--no-build-isolation"]
     done = subprocess.run(
         [*installer, *options, CORE, EXAMPLE, broken], capture_output=True, text=True, check=False, cwd=root

@@ -7,19 +7,20 @@ changes that backend behind the engine's back.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
+import trio
 
 from fusekit.backends.memory import MemoryBackend, Options
 from fusekit.errors import Stale
 from fusekit.settings import Settings
 from fusekit.testing.harness import listed, written
-from fusekit.testing.volumes import Recorder, open_backend
-from fusekit.types import Caller
+from fusekit.testing.volumes import Before, Recorder, open_backend
+from fusekit.types import Caller, Entry, Mount
 from fusekit.vfs.attributes import Attr
 from fusekit.vfs.filesystem import Filesystem
 from fusekit.vfs.inodes import ROOT
@@ -55,6 +56,13 @@ class Setup:
         await self.fs.release(opened.handle)
         return attr
 
+    async def replace(self, ino: int, data: bytes) -> None:
+        """Put ``data`` in the place of a file's content, as the shell's ``>`` does."""
+        opened = await self.fs.open(ino, os.O_WRONLY | os.O_TRUNC, ME)
+        await self.fs.write(opened.handle, 0, data)
+        await self.fs.flush(opened.handle)
+        await self.fs.release(opened.handle)
+
     async def content(self, name: str, parent: int = ROOT) -> bytes:
         attr = await self.fs.lookup(parent, name, ME)
         try:
@@ -77,6 +85,13 @@ class Setup:
         finally:
             self.fs.releasedir(handle)
 
+    async def there(self) -> dict[str, Entry]:
+        """Return what the service has at its top, asked past the engine."""
+        hooks = self.volume.hooks
+        found = await listed(hooks, await hooks.fusekit_root(caller=ME))
+        self.reset()
+        return found
+
     async def remotely(self, name: str, data: bytes) -> None:
         """Write ``name`` as another client of the service would."""
         hooks = self.volume.hooks
@@ -94,12 +109,14 @@ class Setup:
 
 
 @asynccontextmanager
-async def opened(directory: Path, backend: type[MemoryBackend] = MemoryBackend, **options: Any) -> AsyncIterator[Setup]:
-    """Open a volume over ``backend``, with ``options`` of the settings, in ``directory``."""
+async def opened(
+    directory: Path, backend: Callable[[Options, Mount], MemoryBackend] = MemoryBackend, **options: Any
+) -> AsyncIterator[Setup]:
+    """Open a volume over what ``backend`` makes, with ``options`` of the settings, in ``directory``."""
     recorder = Recorder()
     made: list[MemoryBackend] = []
 
-    def make(mount: Any) -> MemoryBackend:
+    def make(mount: Mount) -> MemoryBackend:
         made.append(backend(Options(), mount))
         return made[0]
 
@@ -108,3 +125,27 @@ async def opened(directory: Path, backend: type[MemoryBackend] = MemoryBackend, 
         setup = Setup(volume, recorder, made[0])
         setup.reset()
         yield setup
+
+
+@attrs.define(eq=False)
+class Held:
+    """What `Recorder.before` and ``after`` take, so that the hook of this short name waits until it may go on."""
+
+    hook: str
+    reached: trio.Event = attrs.field(init=False, factory=trio.Event)
+    go_on: trio.Event = attrs.field(init=False, factory=trio.Event)
+
+    async def __call__(self, called: str, values: dict[str, Any]) -> None:
+        if called == self.hook and not self.go_on.is_set():
+            self.reached.set()
+            await self.go_on.wait()
+
+
+def failing(hook: str, error: Exception) -> Before:
+    """Return what `Recorder.before` and ``after`` take, so that ``hook`` (its short name) fails with ``error``."""
+
+    async def fail(called: str, values: dict[str, Any]) -> None:
+        if called == hook:
+            raise error
+
+    return fail

@@ -19,23 +19,9 @@ from fusekit import __version__
 from fusekit.cli import main, output
 from fusekit.cli.output import name_text, reason, size_text, span_text
 from fusekit.errors import ConfigError
+from fusekit.testing.cli_mount import Done
 
 COMMANDS = ("mount", "unmount", "status", "info", "backends", "ls", "stat", "cat", "cp", "rm", "emulate")
-
-
-@attrs.frozen
-class Done:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def line(self) -> str:
-        """Return what was said, which must be one line."""
-        assert self.err.count("\n") == 1, self.err
-        return self.err.strip()
 
 
 @attrs.frozen

@@ -148,7 +148,10 @@ class Contents:
         except BaseException:
             await fresh.discard()
             raise
+        alone = staging is not None and file.row is None  # its name is gone, so no row will ever take it away
         file.staging, file.key, file.row = fresh, key, row
+        if staging is not None and alone:
+            await staging.discard()
         return fresh
 
     async def fill(

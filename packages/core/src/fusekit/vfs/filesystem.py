@@ -372,7 +372,12 @@ class Filesystem:
                 if found.kind is Kind.DIRECTORY:
                     raise IsDirectory(f"{name!r} is a directory")
                 opened = await self._open_again(found, flags, caller)
-                attr = await self._attr(found, caller)
+                try:
+                    attr = await self._attr(found, caller)
+                except BaseException:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + ABANDON_S):
+                        await self.abandon(opened.handle)
+                    raise
                 self.tree.inodes.looked_up(found)
                 return opened, attr
             _, capabilities = await self._places.to_make(directory, name, "fusekit_write", caller)

@@ -421,6 +421,23 @@ async def test_a_close_that_is_cancelled_loses_nothing(setup: Setup, acted: bool
     assert (await rows(setup), staged(setup)) == ([], [])
 
 
+async def test_what_was_written_after_a_cancelled_close_supersedes_what_was_on_its_way(setup: Setup) -> None:
+    opened, _ = await setup.fs.create(ROOT, "f", 0o644, os.O_WRONLY, ME)
+    await setup.fs.write(opened.handle, 0, b"precious")
+    gate = Gate(setup, "write")
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(setup.fs.flush, opened.handle)
+            await gate.reached.wait()
+            scope.cancel()
+    setup.recorder.before = None
+    await setup.fs.write(opened.handle, 8, b" more")
+    await setup.fs.flush(opened.handle)
+    await setup.fs.release(opened.handle)
+    assert await setup.content("f") == b"precious more"
+    assert (await rows(setup), staged(setup)) == ([], [])
+
+
 async def test_what_a_drain_has_no_time_for_is_kept_and_the_other_files_have_their_turn(tmp_path: Path) -> None:
     async with opened(tmp_path) as setup:
         for name in "ab":

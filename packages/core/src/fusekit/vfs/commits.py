@@ -192,8 +192,8 @@ class Commits:
         node.told = node.pages = version_of(entry) if exact else None
         if before is not None:
             self._blocks.drop(block_key(before), before)
-        older = file.failed_rows - {frozen.row}
-        file.failed_rows = set()
+        older = (file.failed_rows | file.older_rows) - {frozen.row}
+        file.failed_rows, file.older_rows = set(), set()
         self.kept.forget({frozen.row, *older})
         last = file.staging is staging
         if last:

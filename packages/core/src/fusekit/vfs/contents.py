@@ -148,9 +148,11 @@ class Contents:
         except BaseException:
             await fresh.discard()
             raise
-        alone = staging is not None and file.row is None  # its name is gone, so no row will ever take it away
+        before = file.row
         file.staging, file.key, file.row = fresh, key, row
-        if staging is not None and alone:
+        if before is not None:
+            file.older_rows.add(before)
+        elif staging is not None:  # its name is gone, so no row will ever take it away
             await staging.discard()
         return fresh
 

@@ -26,7 +26,8 @@ class File:
     ``staging``. ``dirty``: there is something that no commit has begun to send; ``sending``: one is under way.
     ``filled`` is False while the file is empty since its create or truncate: such a flush is not worth an upload of
     its own. ``failed`` is why the last commit did not succeed, ``failed_at`` how many ``changes`` there were then, and
-    ``failed_rows`` what the journal keeps of that. ``refused`` is why a write was not taken: until the next change, what
+    ``failed_rows`` what the journal keeps of that; ``older_rows`` are those of generations that were written over while
+    they were on their way. ``refused`` is why a write was not taken: until the next change, what
     is here is a torso, kept in the journal and never sent. ``finishing`` is set while the last handle's release commits.
     """
 
@@ -47,6 +48,7 @@ class File:
     refused: BackendError | None = None
     changes: int = 0
     failed_rows: set[int] = attrs.field(factory=set)
+    older_rows: set[int] = attrs.field(factory=set)
     handles: int = 0
     finishing: trio.Event | None = None
     changing: trio.Lock = attrs.field(factory=trio.Lock)
@@ -70,7 +72,7 @@ class File:
 
     def rows(self) -> set[int]:
         """Return all rows that the journal has for this file."""
-        return self.failed_rows | ({self.row} if self.row is not None else set())
+        return self.failed_rows | self.older_rows | ({self.row} if self.row is not None else set())
 
     def as_entry(self, told: Entry | None) -> Entry:
         """Return the entry that a stat of the local content shows; ``told`` is what the remote side said last."""

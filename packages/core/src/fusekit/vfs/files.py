@@ -1,7 +1,8 @@
 """Open files: how they come and go with handles and names.
 
 Vfs layer. A `File` belongs to an inode, not to a handle, and lives while the inode is open or has something unsent.
-What its bytes are is in `contents`, how they reach the remote side in `commits`.
+What its bytes are is in `contents`, how they reach the remote side in `commits`. What is put right in the journal
+after the remote side agreed is shielded, without a deadline: a deadline could not hurry the disk of this machine.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ class Files:
             rows, ours = file.rows() - kept, file.row not in kept
             node.pages = None
             file.staging, file.row, file.dirty, file.filled = None, None, False, True
-            file.failed, file.refused, file.written_ns, file.failed_rows = None, None, None, set()
+            file.failed, file.refused, file.written_ns = None, None, None
+            file.failed_rows, file.older_rows = set(), set()
             file.attributes = Attributes()
             for row in kept:
                 self.commits.kept.add(row, file.caller.principal, path, None, closed=True)
@@ -125,7 +127,7 @@ class Files:
 
     async def _drop(self, rows: set[int]) -> None:
         self.commits.kept.forget(rows)
-        with trio.CancelScope(shield=True):  # without a deadline: this is the disk of this machine
+        with trio.CancelScope(shield=True):
             await self._journal.drop(rows)
 
     # ---- names -------------------------------------------------------------------------------------------------
@@ -176,13 +178,20 @@ class Files:
         file = node.file
         if file is not None and node.unlinked:
             rows, current = file.rows(), file.row
-            file.row, file.failed_rows = None, set()
+            file.row, file.failed_rows, file.older_rows = None, set(), set()
             self.commits.kept.forget(rows)
-            if current is not None:
-                await self._journal.remove(current)
-            await self._journal.drop(rows - {current})
-        await self.commits.kept.replaced(caller.principal, path)
+            with trio.CancelScope(shield=True):
+                if current is not None:
+                    await self._journal.remove(current)
+                await self._journal.drop(rows - {current})
+        await self.replaced(path, caller)
+
+    async def replaced(self, path: str, caller: Caller, *, by: int | None = None) -> None:
+        """Let the journal forget what it keeps for ``path``, as `Kept.replaced` says."""
+        with trio.CancelScope(shield=True):
+            await self.commits.kept.replaced(caller.principal, path, by=by)
 
     async def moved(self, *moves: Moved) -> None:
         """Let what the journal keeps follow the names that were renamed."""
-        await self.commits.kept.moved(*moves)
+        with trio.CancelScope(shield=True):
+            await self.commits.kept.moved(*moves)

@@ -128,7 +128,7 @@ class Renames:
             await self._files.removed(replaced, new_path, caller)
             self._tree.release(replaced)
         else:
-            await self._files.commits.kept.replaced(caller.principal, new_path)
+            await self._files.replaced(new_path, caller)
         await self._files.moved(*moves)
 
     def _path(self, directory: Node, name: str) -> str:
@@ -183,7 +183,7 @@ class Renames:
             await self._files.removed(replaced, self._path(move.new, move.new_name), caller)
             tree.release(replaced)
         # What was kept for the name that it had has been replaced by it as well, before it moved on.
-        await self._files.commits.kept.replaced(caller.principal, self._path(move.old, move.name), by=row)
+        await self._files.replaced(self._path(move.old, move.name), caller, by=row)
 
 
 def _never_sent(node: Node) -> bool:

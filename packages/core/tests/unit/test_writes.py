@@ -180,6 +180,26 @@ async def test_a_truncate_that_fails_leaves_the_file_as_it_was(setup: Setup) -> 
     assert (await setup.volume.status())["failed"] == {}
 
 
+async def test_an_open_for_writing_that_fails_at_its_end_leaves_no_handle_and_the_file_as_it_was(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as setup:
+        await setup.make("f", b"as it was")
+        real = setup.fs.tree.refresh
+
+        async def fail(*args: Any) -> Any:
+            if len(setup.fs.handles):
+                raise Invalid("not today")
+            return await real(*args)
+
+        setup.fs.tree.refresh = fail  # type: ignore[method-assign, assignment]
+        with pytest.raises(Invalid):
+            await setup.fs.create(ROOT, "f", 0o644, os.O_WRONLY | os.O_TRUNC, ME)
+        setup.fs.tree.refresh = real  # type: ignore[method-assign]
+        assert (len(setup.fs.handles), setup.fs.unsent(), await rows(setup)) == (0, [], [])
+        assert await setup.content("f") == b"as it was"
+
+
 async def test_an_empty_file_that_mknod_cannot_make_is_an_error_and_leaves_nothing(setup: Setup) -> None:
     setup.recorder.before = refusing("write")
     with pytest.raises(Invalid):
@@ -382,6 +402,18 @@ async def test_what_failed_follows_the_name_that_is_renamed_and_the_directory_ab
     assert len(await rows(setup)) == 1
     await overwrite(setup, "h", b"third")
     assert await rows(setup) == []
+
+
+async def test_what_failed_below_a_directory_renamed_meanwhile_is_kept_where_it_is_now(setup: Setup) -> None:
+    made = await setup.fs.mkdir(ROOT, "d", 0o755, ME)
+    opened, _ = await setup.fs.create(made.ino, "f", 0o644, os.O_WRONLY, ME)
+    await setup.fs.write(opened.handle, 0, b"precious")
+    await setup.fs.rename(ROOT, "d", ROOT, "e", 0, ME)
+    setup.recorder.before = refusing("write")
+    await setup.fs.release(opened.handle)
+    (row,) = await rows(setup)
+    assert (row.path, row.directory, row.name) == ("/e/f", "/e", "f")
+    assert (await setup.volume.status())["failed"] == {"/e/f": "not today"}
 
 
 async def test_what_an_earlier_run_left_is_superseded_by_the_same_rule(tmp_path: Path) -> None:

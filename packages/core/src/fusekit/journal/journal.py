@@ -205,9 +205,10 @@ class Journal:
         if wanted:
             await self._run(drop)
 
-    async def moved(self, row: int, *, path: str, directory: str, name: str) -> None:
-        """Say that the name which a generation belongs to is another one now."""
-        await self._update(row, {"path": path, "directory": directory, "name": name})
+    async def moved(self, row: int, *, path: str, directory: str | None, name: str) -> None:
+        """Say which name a generation belongs to now; ``directory`` None: its address is not known to be another."""
+        values = {"path": path, "name": name}
+        await self._update(row, values if directory is None else {**values, "directory": directory})
 
     async def rows(self) -> list[Row]:
         """Return all generations, oldest first."""

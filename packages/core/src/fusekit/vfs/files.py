@@ -84,7 +84,9 @@ class Files:
 
     async def _close(self, file: File) -> None:
         node, staging, rows = file.node, file.staging, file.rows()
-        path, principal = self._tree.inodes.path(node), file.caller.principal
+        path, principal, name = self._tree.inodes.path(node), file.caller.principal, node.name
+        parent = self._tree.inodes.get(node.parent)
+        directory = self._tree.address(parent, self._tree.view(file.caller)) if parent is not None else None
         if file.dirty:
             node.pages = None  # the kernel has pages of what was not sent
         file.staging = node.file = None
@@ -96,6 +98,12 @@ class Files:
         if keep:
             for row in rows:
                 self.commits.kept.add(row, principal, path, None, closed=True)
+            try:
+                with trio.CancelScope(shield=True):
+                    for row in rows:  # directories above it may have been renamed since the row was written
+                        await self._journal.moved(row, path=path, directory=directory, name=name)
+            except BackendError as error:
+                logger.error("%s: kept under the path that it had: %s", path, error)
             return
         if staging is not None:
             await staging.discard()

@@ -186,6 +186,13 @@ def test_relative_directories_mean_those_of_the_caller(cli: Cli) -> None:
     assert cli.mounted() == []
 
 
+def test_relative_directories_in_a_tree_mean_those_of_the_caller_as_well(cli: Cli) -> None:
+    cli.fine("mount", "tree:here=local:src,there=memory:", "mnt")
+    assert (cli.mnt / "here" / "a").read_text() == "hello\n"
+    (pid,) = cli.processes()
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+
+
 def test_memory_keeps_what_is_written_as_long_as_it_is_mounted(cli: Cli) -> None:
     cli.fine("mount", "memory:", cli.mnt)
     (cli.mnt / "d").mkdir()

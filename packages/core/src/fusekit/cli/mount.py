@@ -136,7 +136,6 @@ def _serve_here(source: str, directory: Path, wanted: MountOptions, level: str, 
         logging.getLogger(library).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     try:
         request, target = _prepare(source, directory, wanted)
-        os.chdir("/")  # a working directory is a mount that cannot be unmounted
         import trio
 
         left = trio.run(functools.partial(_run, request, target, wanted, ready))
@@ -161,6 +160,8 @@ async def _run(request: Request, target: Path, wanted: MountOptions, ready: back
     stopping = trio.Event()
     sockets = runtime_directory()
     async with open_volume(request.source, request.settings) as volume:
+        # A working directory is a mount that cannot be unmounted. Not before this: a tree resolves its sources here.
+        os.chdir("/")
         facts = {"mountpoint": str(target), "profile": request.source.profile}
 
         async def status() -> dict[str, Any]:

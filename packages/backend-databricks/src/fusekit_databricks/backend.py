@@ -71,6 +71,7 @@ class DatabricksBackend:
     def __init__(self, options: Options, mount: Mount) -> None:
         self._top = options.path
         self._host, auth = sign_in(options)
+        self.identity = self._host  # as it came out in the end: several options, variables and files can name it
         self._api = Workspace(mount.http(self._host, auth, explain))
         self._links = Links()
         self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()

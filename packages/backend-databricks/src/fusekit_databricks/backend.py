@@ -111,7 +111,7 @@ class DatabricksBackend:
                     f"{self._host} is no Databricks workspace ({error}); is DATABRICKS_HOST right?"
                 ) from error
             if error.status is None:
-                raise Unavailable(f"{error}; is DATABRICKS_HOST right?") from error
+                raise type(error)(f"{error}; is DATABRICKS_HOST right?") from error
             raise
         if found.info.type not in layout.FOLDERS:
             raise NotDirectory(f"{self._top} in {self._host} is no folder but a {found.info.type.lower()}")

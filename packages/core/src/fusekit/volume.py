@@ -210,9 +210,10 @@ async def open_stack(
         stack.push_async_callback(volume.blocks.close)
         volume.filesystem = Filesystem(calls, volume.blocks, volume.journal, disk, settings, volume.metrics, identity)
         mount.volume = volume
-        caller = await volume.filesystem.caller(os.getuid(), os.getgid(), os.getpid())
-        mount.principal = caller.principal
-        await volume.filesystem.start(caller)
+        with calls.starting():
+            caller = await volume.filesystem.caller(os.getuid(), os.getgid(), os.getpid())
+            mount.principal = caller.principal
+            await volume.filesystem.start(caller)
         volume.paths = Paths(volume.filesystem, caller)
         await _report_left(volume)
         try:

@@ -63,6 +63,18 @@ class Volume:
         self.journal: Journal
         self.blocks: Blocks
         self.paths: Paths
+        self.ending: Callable[[], None] = lambda: None
+        self._ends: float | None = None
+
+    def end_by(self) -> float:
+        """Return the time on trio's clock at which what is not sent is left to the journal.
+
+        It is the drain timeout from when somebody first asks, which begins the end; ``ending`` is called then, once.
+        """
+        if self._ends is None:
+            self._ends = trio.current_time() + self.settings.drain_timeout_s
+            self.ending()
+        return self._ends
 
     @property
     def me(self) -> Caller:
@@ -219,7 +231,7 @@ async def open_stack(
         try:
             yield volume
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.drain_timeout_s):
+            with trio.CancelScope(shield=True, deadline=volume.end_by()):
                 await volume.filesystem.drain()
 
 

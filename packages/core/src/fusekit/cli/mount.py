@@ -7,9 +7,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import attrs
 import typer
@@ -18,7 +18,7 @@ from fusekit.cli import background
 from fusekit.cli.describe import describe
 from fusekit.cli.mountpoint import check_directories, check_fuse, prepare
 from fusekit.cli.options import Debug, MountOptions, OptionLists, read_lists, split_mount_options, write_list
-from fusekit.cli.output import complain, debugging, give_up, not_sent, report, say
+from fusekit.cli.output import FAILED, complain, debugging, give_up, not_sent, report, say, tell_left
 from fusekit.config import closest
 from fusekit.errors import ConfigError
 from fusekit.plugins.sources import Request, resolve
@@ -26,6 +26,7 @@ from fusekit.plugins.sources import Request, resolve
 if TYPE_CHECKING:
     import trio
 
+    from fusekit.volume import Volume
 
 HELP = """Mount SOURCE on the directory DIR.
 
@@ -41,6 +42,11 @@ Examples:
   fusekit mount --foreground --log-level debug local:/srv/data ~/data
 """
 LEVELS = ("debug", "info", "warning", "error")
+
+# What the end may take when the time for sending is over: last answers, closing connections and the journal.
+_END_GRACE_S: Final = 5.0
+
+logger = logging.getLogger(__name__)
 
 
 def command(
@@ -145,11 +151,13 @@ def _serve_here(source: str, directory: Path, wanted: MountOptions, level: str, 
             raise
         give_up(report(error))
     if left:
-        complain(f"{not_sent(left)} in {request.settings.state_dir}")
+        tell_left(left)
+        complain(f"{not_sent(len(left))} in {request.settings.state_dir}")
         give_up()
 
 
-async def _run(request: Request, target: Path, wanted: MountOptions, ready: background.Ready) -> int:
+async def _run(request: Request, target: Path, wanted: MountOptions, ready: background.Ready) -> list[dict[str, Any]]:
+    """Mount and serve until the end, and return what was not sent."""
     import trio
 
     from fusekit.control.registry import runtime_directory
@@ -162,6 +170,7 @@ async def _run(request: Request, target: Path, wanted: MountOptions, ready: back
     async with open_volume(request.source, request.settings) as volume:
         # A working directory is a mount that cannot be unmounted. Not before this: a tree resolves its sources here.
         os.chdir("/")
+        volume.ending = functools.partial(_bound_end, volume)
         facts = {"mountpoint": str(target), "profile": request.source.profile}
 
         async def status() -> dict[str, Any]:
@@ -173,14 +182,28 @@ async def _run(request: Request, target: Path, wanted: MountOptions, ready: back
         control = Control(status, info, stopping.set)
         async with trio.open_nursery() as nursery, control.listening(sockets, target):
             nursery.start_soon(_stop_at_signal, stopping)
-            left = await serve(volume, target, options=wanted.fuse, ready=ready.mounted, stopping=stopping)
-            await control.finish({"left": left, "files": _left(await volume.status())})
+            await serve(volume, target, options=wanted.fuse, ready=ready.mounted, stopping=stopping)
+            left = list((await volume.status())["journal"])
+            await control.finish({"left": len(left), "files": left})
             nursery.cancel_scope.cancel()
     return left
 
 
-def _left(status: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return list(status.get("journal", ()))
+def _bound_end(volume: Volume) -> None:
+    """See to it that this process ends: code of a backend that hangs in a thread cannot be cancelled."""
+
+    def end() -> None:
+        left = volume.filesystem.unsent()
+        tell_left([{"path": path, "state": "still being sent"} for path in left])
+        logger.error(
+            "a backend does not return; the mount ends without it, and the journal keeps what was not sent in %s",
+            volume.settings.state_dir,
+        )
+        os._exit(FAILED)  # as sudden as a power loss, which the journal is made for
+
+    timer = threading.Timer(volume.settings.drain_timeout_s + _END_GRACE_S, end)
+    timer.daemon = True
+    timer.start()
 
 
 async def _stop_at_signal(stopping: trio.Event) -> None:

@@ -15,6 +15,7 @@ from typing import Any, cast, get_type_hints
 import attrs
 import pluggy
 
+from fusekit.config import closest
 from fusekit.errors import NotSupported, PluginError
 from fusekit.plugins.specs import OPERATIONS, PROJECT, SYNCHRONOUS, Discovery, Hooks, hookimpl
 from fusekit.types import Capabilities, Entry
@@ -145,8 +146,11 @@ def find(name: str) -> Plugin:
         if plugin.error is not None:
             raise PluginError(plugin.error)
         return plugin
-    known = ", ".join(sorted({point.name for point in metadata.entry_points(group=GROUP)})) or "none"
-    raise PluginError(f"no plugin is installed for {name!r} (installed: {known}); try: pip install 'fusekit[{name}]'")
+    known = sorted({point.name for point in metadata.entry_points(group=GROUP)})
+    hint = (
+        closest(name, known) or f"; fusekit-{name} would bring it, in a checkout: pip install ./packages/backend-{name}"
+    )
+    raise PluginError(f"no plugin is installed for {name!r} (installed: {', '.join(known) or 'none'}){hint}")
 
 
 def backend_class(scheme: str) -> type[Any]:

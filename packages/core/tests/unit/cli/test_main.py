@@ -19,6 +19,7 @@ from fusekit import __version__
 from fusekit.cli import main, output
 from fusekit.cli.output import name_text, reason, size_text, span_text
 from fusekit.errors import ConfigError
+from fusekit.testing.running import RunningEmulator
 
 COMMANDS = ("mount", "unmount", "status", "info", "backends", "ls", "stat", "cat", "cp", "rm", "emulate")
 
@@ -304,6 +305,29 @@ def test_emulate_prints_what_to_export_and_runs_until_a_signal(fusekit: Fusekit,
         emulator.kill()
         emulator.communicate()
     assert emulator.returncode == 0
+
+
+def test_emulate_gives_signal_handlers_back(fusekit: Fusekit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def environment(self: RunningEmulator) -> dict[str, str]:
+        signal.raise_signal(signal.SIGTERM)
+        return {}
+
+    monkeypatch.setattr(RunningEmulator, "environment", environment)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    assert fusekit("emulate", "shop").status == 0
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_command_on_a_source_gives_signal_handlers_back(fusekit: Fusekit, files: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    fusekit("ls", f"local:{files}")
+    fusekit("ls", "local:/nosuch")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_error_moves_no_terminal_and_stays_on_its_line(fusekit: Fusekit, files: Path) -> None:
+    assert "\x1b" not in fusekit("cat", f"local:{files}/a\x1b[2J\nb").line
 
 
 def test_reason_takes_what_was_raised_on_purpose_out_of_groups() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import signal
 import socket
 import sqlite3
@@ -312,6 +313,22 @@ def test_plain_umount_ends_the_process(cli: Cli) -> None:
     assert wait_for_end(pid, END_TIMEOUT_S)
     assert (cli.src / "b").read_text() == "last words"
     assert cli.processes() == []
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_no_trouble(cli: Cli, closed: str) -> None:
+    for words in (("mount", local(cli), cli.mnt), ("status", cli.mnt), ("unmount", cli.mnt)):
+        command = f"{shlex.join(cli.command(*words))} {closed}"
+        assert subprocess.run(["sh", "-c", command], env=cli.environment, check=False).returncode == 0
+    assert cli.mounted() == []
+
+
+def test_a_mount_point_with_a_long_name_of_long_letters_has_its_log(cli: Cli) -> None:
+    target = cli.home / ("\N{SNOWMAN}" * 80)
+    target.mkdir()
+    cli.fine("mount", local(cli), target)
+    (log,) = (cli.home / ".local/state/fusekit/log").iterdir()
+    assert log.name.endswith("\N{SNOWMAN}.log")
 
 
 def crashed(cli: Cli, *arguments: str) -> None:

@@ -18,7 +18,7 @@ from fusekit.cli import background
 from fusekit.cli.describe import describe
 from fusekit.cli.mountpoint import check_directories, check_fuse, prepare
 from fusekit.cli.options import Debug, MountOptions, OptionLists, read_lists, split_mount_options, write_list
-from fusekit.cli.output import FAILED, complain, debugging, give_up, not_sent, report, say, tell_left
+from fusekit.cli.output import FAILED, complain, debugging, give_up, not_sent, printable, report, say, tell_left
 from fusekit.config import closest
 from fusekit.errors import ConfigError
 from fusekit.plugins.sources import Request, resolve
@@ -128,7 +128,8 @@ def _prepare(source: str, directory: Path, wanted: MountOptions) -> tuple[Reques
 
 
 def _log_file(request: Request, target: Path) -> Path:
-    name = str(target).strip("/").replace("/", "-")[-200:] or "root"
+    # The end tells most, and a name has 255 bytes, not letters.
+    name = os.fsencode(printable(str(target)).strip("/").replace("/", "-"))[-200:].decode(errors="ignore") or "root"
     return request.settings.state_dir / "log" / f"{name}.log"
 
 

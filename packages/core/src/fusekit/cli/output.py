@@ -27,6 +27,17 @@ class _Choices:
     debug = False
 
 
+def open_streams() -> None:
+    """Open the standard streams that the shell closed (``>&-``): a file opened later must not take the place of one."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as the process
+
+
 def set_debug(debug: bool) -> None:
     """Show tracebacks behind errors from now on; called for every command that has the option."""
     _Choices.debug = _Choices.debug or debug

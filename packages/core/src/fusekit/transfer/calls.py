@@ -6,6 +6,7 @@ that knows which hooks are safe to repeat and what is asked when a call failed s
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import TypeVar
 
 import trio
 
-from fusekit.errors import BackendError, Exists, NotFound, Stale, TimedOut, Unreachable
+from fusekit.errors import BackendError, Exists, NoSpace, NotFound, Stale, TimedOut, Unreachable
 from fusekit.metrics import Metrics
 from fusekit.plugins.specs import Hooks
 from fusekit.settings import Settings
@@ -439,7 +440,10 @@ class _Moving:
 
     async def write(self, data: bytes | memoryview, at: int | None = None) -> None:
         at = self.next if at is None else at
-        await self._sink.write(data, at)
+        try:
+            await self._sink.write(data, at)
+        except OSError as error:
+            raise _not_kept(error) from error
         self.next = at + len(data)
         if at <= self.reached:
             self.reached = max(self.reached, self.next)
@@ -482,6 +486,12 @@ class _MovingContent:
     def report(self, state: str) -> None:
         self._content.report(state)
         self._deadline.moved()
+
+
+def _not_kept(error: OSError) -> BackendError:
+    """Return what it means that the cache did not take what came: nothing that the backend did, or a retry would mend."""
+    kind = NoSpace if error.errno in {errno.ENOSPC, errno.EDQUOT} else BackendError
+    return kind(f"the cache cannot take what was read: {error.strerror}; see --cache-dir", errno=error.errno)
 
 
 def _single(error: BaseException) -> BaseException:

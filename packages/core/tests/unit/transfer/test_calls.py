@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import trio
 from trio.testing import MockClock as Clock
 
 from fusekit.api import Entry, Page, Sink, hookimpl
-from fusekit.errors import BackendError, Corrupt, Denied, Throttled, Unavailable, Unreachable
+from fusekit.errors import BackendError, Corrupt, Denied, NoSpace, Throttled, Unavailable, Unreachable
 from fusekit.metrics import Metrics
 from fusekit.plugins.manager import stack
 from fusekit.settings import Settings
@@ -209,6 +210,23 @@ class TestStart:
             with pytest.raises(Unreachable):
                 await volume.filesystem.tree.calls.root(volume.me)
         assert shelf.roots == ATTEMPTS_MAX
+
+
+class TestCache:
+    async def test_a_full_cache_is_not_taken_for_a_failing_backend(
+        self, caplog: pytest.LogCaptureFixture, autojump_clock: Clock
+    ) -> None:
+        class Full:
+            async def write(self, data: bytes | memoryview, at: int | None = None) -> None:
+                await trio.lowlevel.checkpoint()
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        shelf = Shelf(steps(10, 10))
+        with pytest.raises(NoSpace, match=r"the cache cannot take .*--cache-dir") as caught:
+            await calls_of(shelf).read(Entry.file("f", "/f"), 0, 10, Full(), ME)
+        assert caught.value.errno == errno.ENOSPC
+        assert shelf.starts == [0]
+        assert "not in the contract" not in caplog.text
 
 
 class Null:

@@ -315,6 +315,17 @@ def test_plain_umount_ends_the_process(cli: Cli) -> None:
     assert cli.processes() == []
 
 
+def test_of_two_that_mount_on_one_directory_at_once_one_is_refused(cli: Cli) -> None:
+    both = [
+        subprocess.Popen(cli.command("mount", source, cli.mnt), env=cli.environment, stderr=subprocess.PIPE, text=True)
+        for source in (local(cli), "memory:")
+    ]
+    said = [process.communicate(timeout=END_TIMEOUT_S)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1], said
+    assert any("is already mounted" in text for text in said)
+    assert cli.mounted() == [str(cli.mnt)]
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams_are_no_trouble(cli: Cli, closed: str) -> None:
     for words in (("mount", local(cli), cli.mnt), ("status", cli.mnt), ("unmount", cli.mnt)):

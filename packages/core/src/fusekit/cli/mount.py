@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -20,7 +22,9 @@ from fusekit.cli.mountpoint import check_directories, check_fuse, prepare
 from fusekit.cli.options import Debug, MountOptions, OptionLists, read_lists, split_mount_options, write_list
 from fusekit.cli.output import FAILED, complain, debugging, give_up, not_sent, printable, report, say, tell_left
 from fusekit.config import closest
+from fusekit.control.registry import claimed, runtime_directory
 from fusekit.errors import ConfigError
+from fusekit.fuse.mounts import real_path
 from fusekit.plugins.sources import Request, resolve
 
 if TYPE_CHECKING:
@@ -142,10 +146,16 @@ def _serve_here(source: str, directory: Path, wanted: MountOptions, level: str, 
     for library in ("httpx", "httpcore"):
         logging.getLogger(library).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     try:
-        request, target = _prepare(source, directory, wanted)
-        import trio
+        with ExitStack() as claim:
+            claim.enter_context(claimed(runtime_directory(), real_path(directory)))
+            request, target = _prepare(source, directory, wanted)
+            import trio
 
-        left = trio.run(functools.partial(_run, request, target, wanted, ready))
+            def mounted() -> None:
+                claim.close()
+                ready.mounted()
+
+            left = trio.run(functools.partial(_run, request, target, wanted, mounted))
     except BaseException as error:
         ready.failed(error)
         if ready.descriptor is None:
@@ -157,11 +167,10 @@ def _serve_here(source: str, directory: Path, wanted: MountOptions, level: str, 
         give_up()
 
 
-async def _run(request: Request, target: Path, wanted: MountOptions, ready: background.Ready) -> list[dict[str, Any]]:
+async def _run(request: Request, target: Path, wanted: MountOptions, ready: Callable[[], None]) -> list[dict[str, Any]]:
     """Mount and serve until the end, and return what was not sent."""
     import trio
 
-    from fusekit.control.registry import runtime_directory
     from fusekit.control.socket import Control
     from fusekit.fuse.session import serve
     from fusekit.volume import open_volume
@@ -183,7 +192,7 @@ async def _run(request: Request, target: Path, wanted: MountOptions, ready: back
         control = Control(status, info, stopping.set)
         async with trio.open_nursery() as nursery, control.listening(sockets, target):
             nursery.start_soon(_stop_at_signal, stopping)
-            await serve(volume, target, options=wanted.fuse, ready=ready.mounted, stopping=stopping)
+            await serve(volume, target, options=wanted.fuse, ready=ready, stopping=stopping)
             left = list((await volume.status())["journal"])
             await control.finish({"left": len(left), "files": left})
             nursery.cancel_scope.cancel()

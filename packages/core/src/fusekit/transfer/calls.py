@@ -161,6 +161,10 @@ class Calls:
             raise
         self._metrics.bytes_read += moving.reached - start
 
+    def forget_failures(self) -> None:
+        """Try again what failed a moment ago: somebody asks who may know that it is repaired, not the kernel."""
+        self._failures.clear()
+
     async def getxattrs(self, entry: Entry, caller: Caller) -> Mapping[str, bytes]:
         """Return all extended attributes of ``entry``."""
         return await self._metadata(
@@ -443,7 +447,9 @@ class _Moving:
         try:
             await self._sink.write(data, at)
         except OSError as error:
-            raise _not_kept(error) from error
+            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}:
+                raise _not_kept(error) from error
+            raise
         self.next = at + len(data)
         if at <= self.reached:
             self.reached = max(self.reached, self.next)

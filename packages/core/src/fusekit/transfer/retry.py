@@ -120,6 +120,10 @@ class Failures:
         if len(self._kept) > FAILURES_MAX:
             self._kept.popitem(last=False)
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
+
     def check(self, place: Hashable, start: int, stop: int | None) -> None:
         """Raise again what bytes of ``start`` to ``stop`` failed with a moment ago, if they did."""
         found = self._kept.get(place)

@@ -149,6 +149,15 @@ class TestFailures:
             await trio.sleep(FAILURE_KEPT_S)
         assert len(shelf.starts) == 2 * ATTEMPTS_MAX
 
+    async def test_it_is_forgotten_when_somebody_opens_a_file(self, autojump_clock: Clock) -> None:
+        shelf = Shelf(down)
+        calls = calls_of(shelf)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await calls.read(Entry.file("f", "/f"), 0, MIB, Buffer(0), ME)
+            calls.forget_failures()
+        assert len(shelf.starts) == 2 * ATTEMPTS_MAX
+
     @pytest.mark.parametrize(
         ("entry", "start"),
         [

@@ -98,6 +98,15 @@ def test_the_page_for_authors_shows_the_example_that_is_tested() -> None:
     assert "```{literalinclude} examples/zip/pyproject.toml" in page
 
 
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("packages/*/*.md")), *sorted((ROOT / "docs").rglob("[!_]*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_names_only_modules_that_are_there(page: Path) -> None:
+    named = re.findall(r"`(fusekit(?:_\w+)?/[\w/]+\.py)`", page.read_text())
+    assert [name for name in named if not list(ROOT.glob(f"packages/*/src/{name}"))] == []
+
+
 @pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
 def test_a_page_of_the_repository_links_only_to_what_is_there(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):

@@ -1,4 +1,4 @@
-"""What is built is what users install: each distribution alone, the extras, and a plugin of somebody else.
+"""What is built is what users install: each distribution alone, and the extras.
 
 The environments are empty but for what is installed from the built wheels; what those need comes from the package index, in the
 versions of constraints.txt.
@@ -21,7 +21,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 NAMES = [next((package / "src").iterdir()).name.replace("_", "-") for package in PACKAGES]
-EXAMPLE = ROOT / "docs/examples/zip"
 
 IMPORT_ALL = """
 import fusekit
@@ -50,11 +49,10 @@ def run(*command: str | Path, check: bool = True, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build everything once: the source distributions, the wheels from those, and a wheel of the example plugin."""
+    """Build everything once: the source distributions, and the wheels from those."""
     out = tmp_path_factory.mktemp("dist")
     for package in PACKAGES:
         run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, package)
-    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", out, EXAMPLE)
     return out
 
 
@@ -115,9 +113,9 @@ def core(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 @pytest.fixture(scope="module")
 def everything(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Return an environment with every backend, and the plugin of somebody else."""
+    """Return an environment with every backend."""
     environment = Environment(tmp_path_factory.mktemp("all"), dist)
-    environment.install("fusekit[all]", *(name for name in NAMES if name != "fusekit"), "fusekit-zip")
+    environment.install("fusekit[all]", *(name for name in NAMES if name != "fusekit"))
     return environment
 
 
@@ -166,23 +164,4 @@ def test_the_extra_all_brings_every_backend_of_the_workspace(everything: Environ
     listed = everything.python("-m", "pip", "list", "--format", "json")
     names = {item["name"].replace("_", "-") for item in json.loads(listed)}
     assert set(NAMES) <= names
-
-
-def test_plugins_of_other_distributions_are_listed(everything: Environment) -> None:
-    listed = everything.fusekit("backends")
-    assert "databricks" in listed
-    assert "zip" in listed
-
-
-@pytest.mark.fuse
-def test_a_plugin_of_two_methods_is_mounted(everything: Environment, tmp_path: Path) -> None:
-    with ZipFile(tmp_path / "photos.zip", "w") as archive:
-        archive.writestr("readme.txt", "two photos")
-        archive.writestr("2024/summer/beach.jpg", b"sand" * 100_000)
-    with everything.mounted(f"zip:{tmp_path / 'photos.zip'}", tmp_path / "mount") as mount:
-        assert sorted(os.listdir(mount)) == ["2024", "readme.txt"]
-        assert (mount / "readme.txt").read_text() == "two photos"
-        assert (mount / "2024/summer/beach.jpg").read_bytes() == b"sand" * 100_000
-        assert (mount / "2024/summer/beach.jpg").stat().st_size == 400_000
-        with pytest.raises(OSError, match="Read-only"):
-            (mount / "new").write_text("no")
+    assert "databricks" in everything.fusekit("backends")

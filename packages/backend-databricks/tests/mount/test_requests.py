@@ -6,6 +6,7 @@ Names and attributes are believed for an hour here, so that nothing depends on h
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -140,6 +141,8 @@ def test_moves_cost_the_move_and_what_it_must_know(listed: Callable[[str], Count
     folder = counted.cost("mv move away")
     assert folder == {"rename": 1, "object-info": 1}
     assert counted.cost("ls -lR away") == {}, "a folder brings its listing along"
+    listing = "import os; print([os.listxattr(e) for e in os.scandir('away')])"
+    assert counted.cost(f'{sys.executable} -c "{listing}"') == {}, "nobody is asked for what there is not"
 
 
 def test_removing_costs_one_request_a_name(listed: Callable[[str], Counted]) -> None:

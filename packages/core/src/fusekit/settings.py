@@ -72,10 +72,14 @@ class Settings:
     gid: int = option(factory=os.getgid, converter=int, help="group shown where the service names none")
     umask: int = option(default=0o022, converter=octal, help="permission bits taken away from what is shown, octal")
     file_mode: int | None = option(
-        default=None, converter=attrs.converters.optional(octal), help="permission bits of all files, octal"
+        default=None,
+        converter=attrs.converters.optional(octal),
+        help="permission bits of files where the service tells none, octal",
     )
     dir_mode: int | None = option(
-        default=None, converter=attrs.converters.optional(octal), help="permission bits of all directories, octal"
+        default=None,
+        converter=attrs.converters.optional(octal),
+        help="permission bits of directories where the service tells none, octal",
     )
     cache_dir: Path = option(factory=_cache_home, converter=Path, help="where clean blocks are kept")
     state_dir: Path = option(factory=_state_home, converter=Path, help="where the journal and dirty files are kept")

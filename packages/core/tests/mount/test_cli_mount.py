@@ -23,6 +23,7 @@ import pytest
 from fusekit.control.client import ask, wait_for_end
 from fusekit.control.registry import endpoints
 from fusekit.fuse.mounts import detach, is_dead, mount_points, mounted_at
+from fusekit.testing.cli_mount import Done
 
 pytestmark = pytest.mark.fuse
 
@@ -75,21 +76,6 @@ class Far:
 def fusekit_backends():
     return [Far]
 """
-
-
-@attrs.frozen
-class Done:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def line(self) -> str:
-        """Return what was said, which must be one line."""
-        assert self.err.count("\n") == 1, self.err
-        return self.err.strip()
 
 
 @attrs.define

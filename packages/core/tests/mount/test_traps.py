@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,13 @@ from fusekit.fuse.session import serve
 from fusekit.plugins.specs import OPERATIONS
 from fusekit.settings import Consistency, Settings
 from fusekit.testing.harness import listed, written
-from fusekit.testing.mounts import Mounted, mounted
+from fusekit.testing.mounts import Mounted, memory, mounted
 from fusekit.types import Caller
 from fusekit.vfs.inodes import ROOT
 
 pytestmark = pytest.mark.fuse
 
 ME = Caller(os.getuid(), os.getgid(), None)
-
-
-def memory(mount: Any) -> MemoryBackend:
-    return MemoryBackend(Options(), mount)
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Mounted]:
-    with mounted(memory, tmp_path) as made:
-        yield made
 
 
 def remotely(there: Mounted, name: str, data: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,98 +27,14 @@ from fusekit.errors import (
     Unavailable,
 )
 from fusekit.plugins.specs import hookimpl
-from fusekit.settings import Consistency, Settings, Write
-from fusekit.testing.harness import listed, written
+from fusekit.settings import Consistency, Write
+from fusekit.testing.driven import ME, Setup, opened
+from fusekit.testing.harness import listed
 from fusekit.testing.volumes import Recorder, open_backend
-from fusekit.types import Attributes, Caller, Capabilities
-from fusekit.vfs.attributes import Attr
-from fusekit.vfs.filesystem import Changes, Filesystem
+from fusekit.types import Attributes, Capabilities
+from fusekit.vfs.filesystem import Changes
 from fusekit.vfs.inodes import ROOT
 from fusekit.vfs.renames import RENAME_EXCHANGE, RENAME_NOREPLACE
-from fusekit.volume import Volume
-
-ME = Caller(os.getuid(), os.getgid(), os.getpid())
-
-
-@attrs.define(eq=False)
-class Setup:
-    """A volume, its hooks counted, and the backend behind it to change things from outside."""
-
-    volume: Volume
-    recorder: Recorder
-    backend: MemoryBackend
-
-    @property
-    def fs(self) -> Filesystem:
-        return self.volume.filesystem
-
-    @property
-    def calls(self) -> dict[str, int]:
-        return dict(self.recorder.calls)
-
-    def reset(self) -> None:
-        self.recorder.calls.clear()
-
-    async def make(self, name: str, data: bytes, parent: int = ROOT, flags: int = os.O_WRONLY) -> Attr:
-        opened, attr = await self.fs.create(parent, name, 0o644, flags | os.O_CREAT, ME)
-        if data:
-            await self.fs.write(opened.handle, 0, data)
-        await self.fs.flush(opened.handle)
-        await self.fs.release(opened.handle)
-        return attr
-
-    async def content(self, name: str, parent: int = ROOT) -> bytes:
-        attr = await self.fs.lookup(parent, name, ME)
-        try:
-            opened = await self.fs.open(attr.ino, os.O_RDONLY, ME)
-        except Stale:  # what the kernel does: look up and open again, once
-            attr = await self.fs.lookup(parent, name, ME)
-            opened = await self.fs.open(attr.ino, os.O_RDONLY, ME)
-        try:
-            return bytes(await self.fs.read(opened.handle, 0, 1 << 20))
-        finally:
-            await self.fs.release(opened.handle)
-
-    async def names(self, ino: int = ROOT) -> list[str]:
-        handle = await self.fs.opendir(ino, ME)
-        try:
-            found: list[str] = []
-            while chunk := await self.fs.readdir(handle, len(found)):
-                found.extend(name for name, _ in chunk)
-            return sorted(found)[2:]
-        finally:
-            self.fs.releasedir(handle)
-
-    async def remotely(self, name: str, data: bytes) -> None:
-        """Write ``name`` as another client of the service would."""
-        hooks = self.volume.hooks
-        root = await hooks.fusekit_root(caller=ME)
-        known = (await listed(hooks, root)).get(name)
-        await written(hooks, root, name, data, known)
-        self.reset()
-
-    async def remotely_removed(self, name: str) -> None:
-        """Remove ``name`` as another client of the service would."""
-        hooks = self.volume.hooks
-        root = await hooks.fusekit_root(caller=ME)
-        await hooks.fusekit_remove(directory=root, entry=(await listed(hooks, root))[name], caller=ME)
-        self.reset()
-
-
-@asynccontextmanager
-async def opened(directory: Path, **options: Any) -> AsyncIterator[Setup]:
-    recorder = Recorder()
-    made: list[MemoryBackend] = []
-
-    def make(mount: Any) -> MemoryBackend:
-        made.append(MemoryBackend(Options(), mount))
-        return made[0]
-
-    settings = attrs.evolve(Settings(), **options)
-    async with open_backend(make, directory, settings, recorder=recorder) as volume:
-        setup = Setup(volume, recorder, made[0])
-        setup.reset()
-        yield setup
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ Outside the layers; see `fusekit.testing.conformance`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 import pytest
@@ -16,7 +15,17 @@ from fusekit import names
 from fusekit.errors import Denied, NotDirectory, NotFound, NotSupported, ReadOnly, Stale
 from fusekit.plugins.specs import OPERATIONS
 from fusekit.testing._suite_base import DEFAULTED, SEED, Suite, agree, covers
-from fusekit.testing.harness import ME, NO_ATTRIBUTES, Buffer, Place, Upload, listed, looked_up, made, read, written
+from fusekit.testing.harness import (
+    ME,
+    Buffer,
+    Place,
+    arguments,
+    listed,
+    looked_up,
+    made,
+    read,
+    written,
+)
 from fusekit.types import Capabilities, Entry, Kind, Rename, Want
 
 BIG = SEED["numbers.bin"]
@@ -40,37 +49,12 @@ class Reading(Suite):
         await listed(place.hooks, place.directory)
 
     async def test_absent_hooks_refuse(self, place: Place) -> None:
-        directory, entry, sink = place.directory, place.directory, Buffer()
-        arguments: dict[str, dict[str, Any]] = {
-            "fusekit_list": {"directory": directory, "page": _no_page},
-            "fusekit_stat": {"directory": directory, "name": "absent", "known": None},
-            "fusekit_read": {"entry": entry, "start": 0, "stop": 1, "sink": sink},
-            "fusekit_write": {"directory": directory, "name": "absent", "replacing": None, "content": Upload(b"x")},
-            "fusekit_mkdir": {"directory": directory, "name": "absent", "attributes": NO_ATTRIBUTES},
-            "fusekit_symlink": {"directory": directory, "name": "absent", "target": "x"},
-            "fusekit_mknod": {"directory": directory, "name": "absent", "kind": Kind.FIFO, "attributes": NO_ATTRIBUTES},
-            "fusekit_link": {"entry": entry, "directory": directory, "name": "other"},
-            "fusekit_copy": {"entry": entry, "directory": directory, "name": "other"},
-            "fusekit_rename": {
-                "entry": entry,
-                "source": directory,
-                "target": directory,
-                "name": "other",
-                "replacing": None,
-                "exchange": False,
-            },
-            "fusekit_remove": {"directory": directory, "entry": entry},
-            "fusekit_setattr": {"directory": directory, "entry": entry, "changes": NO_ATTRIBUTES},
-            "fusekit_getxattrs": {"entry": entry},
-            "fusekit_setxattr": {"entry": entry, "name": "color", "value": b"red"},
-            "fusekit_statfs": {"directory": directory},
-            "fusekit_exchange": {"entry": entry, "request": b"", "sink": sink},
-        }
-        assert set(arguments) == set(OPERATIONS) - DEFAULTED
-        for hook in arguments:
+        calls = arguments(place.directory, place.directory, "absent")
+        assert set(calls) == set(OPERATIONS) - DEFAULTED
+        for hook, values in calls.items():
             if not place.capabilities.has(hook):
                 with pytest.raises((NotSupported, ReadOnly, Denied)):
-                    await getattr(place.hooks, hook)(**arguments[hook], caller=ME)
+                    await getattr(place.hooks, hook)(**values, caller=ME)
 
     @covers("fusekit_principal")
     async def test_the_local_user_acts_under_a_public_name(self, place: Place) -> None:
@@ -288,7 +272,3 @@ class Reading(Suite):
     @covers("fusekit_rename")
     async def test_rename_says_what_it_can_do(self, place: Place) -> None:
         assert place.capabilities.rename & (Rename.FILES | Rename.DIRECTORIES), "a rename hook that renames nothing"
-
-
-async def _no_page(entries: Sequence[Entry]) -> None:
-    raise AssertionError("an absent hook listed something")

@@ -32,6 +32,21 @@ _END_TIMEOUT_S: Final = 15.0
 _UNFORESEEN: Final = "in a way that nobody foresaw"
 
 
+@attrs.frozen
+class Done:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """Return what was said, which must be one line."""
+        assert self.err.count("\n") == 1, self.err
+        return self.err.strip()
+
+
 @attrs.define(eq=False)
 class CliMount:
     """A mount that runs: ``path`` is its directory, ``pid`` the process that serves it, ``log`` its log.

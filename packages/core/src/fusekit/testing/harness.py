@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import attrs
 import trio
@@ -16,7 +17,7 @@ import trio
 from fusekit.errors import Unavailable
 from fusekit.plugins.manager import LayerFactory, stack
 from fusekit.plugins.specs import Hooks
-from fusekit.types import Attributes, Auth, Caller, Capabilities, Content, Entry, Explain, Http, Mount, Part
+from fusekit.types import Attributes, Auth, Caller, Capabilities, Content, Entry, Explain, Http, Kind, Mount, Part
 
 ME = Caller(uid=os.getuid(), gid=os.getgid(), pid=None)
 NO_ATTRIBUTES = Attributes()
@@ -195,6 +196,43 @@ async def opened(backend: object, layers: Sequence[LayerFactory] = (), *, seeded
 def resolved(directory: Entry, entry: Entry) -> Entry:
     """Return ``entry`` with the ref that core gives it where the backend left it out."""
     return entry if entry.ref else attrs.evolve(entry, ref=f"{directory.ref}/{entry.name}")
+
+
+def arguments(directory: Entry, entry: Entry, name: str) -> dict[str, dict[str, Any]]:
+    """Return what each operation can be called with, to see it refuse: ``entry`` or ``name`` in ``directory``; no caller.
+
+    Left out are the five that every mount has: lifespan, capabilities, principal, access and root.
+    """
+    sink = Buffer()
+
+    async def page(entries: Sequence[Entry]) -> None:
+        raise AssertionError("a hook that was to refuse listed something")
+
+    return {
+        "fusekit_list": {"directory": directory, "page": page},
+        "fusekit_stat": {"directory": directory, "name": name, "known": None},
+        "fusekit_read": {"entry": entry, "start": 0, "stop": 1, "sink": sink},
+        "fusekit_write": {"directory": directory, "name": name, "replacing": None, "content": Upload(b"x")},
+        "fusekit_mkdir": {"directory": directory, "name": name, "attributes": NO_ATTRIBUTES},
+        "fusekit_symlink": {"directory": directory, "name": name, "target": "x"},
+        "fusekit_mknod": {"directory": directory, "name": name, "kind": Kind.FIFO, "attributes": NO_ATTRIBUTES},
+        "fusekit_link": {"entry": entry, "directory": directory, "name": name},
+        "fusekit_copy": {"entry": entry, "directory": directory, "name": name},
+        "fusekit_rename": {
+            "entry": entry,
+            "source": directory,
+            "target": directory,
+            "name": name,
+            "replacing": None,
+            "exchange": False,
+        },
+        "fusekit_remove": {"directory": directory, "entry": entry},
+        "fusekit_setattr": {"directory": directory, "entry": entry, "changes": NO_ATTRIBUTES},
+        "fusekit_getxattrs": {"entry": entry},
+        "fusekit_setxattr": {"entry": entry, "name": "color", "value": b"red"},
+        "fusekit_statfs": {"directory": directory},
+        "fusekit_exchange": {"entry": entry, "request": b"", "sink": sink},
+    }
 
 
 async def listed(hooks: Hooks, directory: Entry, caller: Caller = ME) -> dict[str, Entry]:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
+from fusekit.backends.memory import MemoryBackend, Options
 from fusekit.fuse.mounts import detach
 from fusekit.fuse.session import serve
 from fusekit.settings import Settings
@@ -51,6 +52,11 @@ class Mounted:
     def run_sync(self, call: Callable[..., T], *args: Any) -> T:
         """As `run`, for a plain function."""
         return trio.from_thread.run_sync(call, *args, trio_token=self._token)
+
+
+def memory(mount: Mount) -> MemoryBackend:
+    """Return a backend in memory, for `mounted`."""
+    return MemoryBackend(Options(), mount)
 
 
 @contextmanager

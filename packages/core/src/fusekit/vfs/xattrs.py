@@ -82,10 +82,14 @@ class Xattrs:
     async def _all(self, node: Node, caller: Caller) -> dict[str, bytes]:
         if node.file is not None and node.file.entry is None:
             return {}
+        asks = not node.gone and self._places.around(node, caller).has("fusekit_getxattrs")
+        known = self._tree.fact(node, caller)
+        if known is not None and known.entry.xattrs is None and not asks:
+            return {}  # newer `ls` lists them for each file: where there are none, that costs nothing
         fact = await self._tree.refresh(node, caller)
         if fact.entry.xattrs is not None:
             return dict(fact.entry.xattrs)
-        if node.gone or not self._places.around(node, caller).has("fusekit_getxattrs"):
+        if not asks:
             return {}
         return dict(await self._calls.getxattrs(await self._tree.entry(node, caller), caller))
 

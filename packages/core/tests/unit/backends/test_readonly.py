@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from fusekit.backends.memory import MemoryBackend
@@ -12,8 +10,8 @@ from fusekit.backends.readonly import CHANGING, Options, ReadOnlyLayer
 from fusekit.errors import ReadOnly
 from fusekit.plugins.manager import stack
 from fusekit.plugins.specs import OPERATIONS, Hooks, hookimpl
-from fusekit.testing.harness import ME, NO_ATTRIBUTES, PlainMount, Upload, listed, read, written
-from fusekit.types import Capabilities, Entry, Io, Kind, Rename, Want
+from fusekit.testing.harness import ME, PlainMount, arguments, listed, read, written
+from fusekit.types import Capabilities, Entry, Io, Rename, Want
 
 ROOT = Entry.directory("")
 
@@ -44,30 +42,12 @@ async def test_what_changes_something_is_refused_and_not_passed_on() -> None:
     root = await below.fusekit_root(caller=ME)
     file = await written(below, root, "file", b"content")
     hooks = layered(memory)
-    calls: dict[str, dict[str, Any]] = {
-        "fusekit_write": {"directory": root, "name": "new", "replacing": None, "content": Upload(b"x")},
-        "fusekit_mkdir": {"directory": root, "name": "new", "attributes": NO_ATTRIBUTES},
-        "fusekit_symlink": {"directory": root, "name": "new", "target": "x"},
-        "fusekit_mknod": {"directory": root, "name": "new", "kind": Kind.FIFO, "attributes": NO_ATTRIBUTES},
-        "fusekit_link": {"entry": file, "directory": root, "name": "new"},
-        "fusekit_copy": {"entry": file, "directory": root, "name": "new"},
-        "fusekit_rename": {
-            "entry": file,
-            "source": root,
-            "target": root,
-            "name": "new",
-            "replacing": None,
-            "exchange": False,
-        },
-        "fusekit_remove": {"directory": root, "entry": file},
-        "fusekit_setattr": {"directory": root, "entry": file, "changes": NO_ATTRIBUTES},
-        "fusekit_setxattr": {"entry": file, "name": "a", "value": b"1"},
-    }
+    calls = {hook: values for hook, values in arguments(root, file, "new").items() if hook in CHANGING}
     assert set(calls) == CHANGING
     before = await listed(below, root)
-    for name, arguments in calls.items():
+    for hook, values in calls.items():
         with pytest.raises(ReadOnly, match="read-only"):
-            await getattr(hooks, name)(**arguments, caller=ME)
+            await getattr(hooks, hook)(**values, caller=ME)
     assert await listed(below, root) == before
     assert await read(hooks, file) == b"content"
 

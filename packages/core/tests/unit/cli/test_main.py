@@ -21,24 +21,10 @@ from fusekit.cli import main, output
 from fusekit.cli.copying import Local, copy
 from fusekit.cli.output import name_text, reason, size_text, span_text
 from fusekit.errors import ConfigError, NotSupported
+from fusekit.testing.cli_mount import Done
 from fusekit.testing.running import RunningEmulator
 
 COMMANDS = ("mount", "unmount", "status", "info", "backends", "ls", "stat", "cat", "cp", "rm", "emulate")
-
-
-@attrs.frozen
-class Done:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def line(self) -> str:
-        """Return what was said, which must be one line."""
-        assert self.err.count("\n") == 1, self.err
-        return self.err.strip()
 
 
 @attrs.frozen

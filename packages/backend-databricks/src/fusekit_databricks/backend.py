@@ -72,6 +72,7 @@ class DatabricksBackend:
     def __init__(self, options: Options, mount: Mount) -> None:
         self._top = options.path
         self._host, auth = sign_in(options)
+        self.identity = self._host  # as it came out in the end: several options, variables and files can name it
         self._api = Workspace(mount.http(self._host, auth, explain))
         self._links = Links()
         self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
@@ -111,7 +112,7 @@ class DatabricksBackend:
                     f"{self._host} is no Databricks workspace ({error}); is DATABRICKS_HOST right?"
                 ) from error
             if error.status is None:
-                raise Unavailable(f"{error}; is DATABRICKS_HOST right?") from error
+                raise type(error)(f"{error}; is DATABRICKS_HOST right?") from error
             raise
         if found.info.type not in layout.FOLDERS:
             raise NotDirectory(f"{self._top} in {self._host} is no folder but a {found.info.type.lower()}")

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import cast
 
 import attrs
 import pytest
 
 from fusekit.api import ConfigError, Denied
+from fusekit.plugins.manager import stack
+from fusekit.testing.harness import PlainMount
+from fusekit.types import Http
 from fusekit_databricks.auth import find_credentials, sign_in, workspace_url
+from fusekit_databricks.backend import DatabricksBackend
 from fusekit_databricks.options import Options
+
+_NO_HTTP = cast(Http, None)  # nothing is asked
 
 FILE = """
 ; a comment
@@ -242,3 +249,21 @@ def test_the_path_of_a_source_has_one_form(given: str, path: str) -> None:
 def test_a_path_that_no_object_can_have_is_refused(given: str) -> None:
     with pytest.raises(ValueError, match=r"is no path of a workspace"):
         Options(path=given)
+
+
+@pytest.mark.parametrize(
+    ("given", "identity"),
+    [
+        ({"host": "WORK.example/?o=1", "token": "dapi-1"}, "https://work.example"),
+        ({"profile": "work"}, "https://work.example"),
+        ({"profile": "DEFAULT"}, "https://default.example"),
+        ({}, "https://default.example"),
+    ],
+)
+def test_the_workspace_is_part_of_which_store_it_is_however_it_is_named(
+    file: Path, given: dict[str, str], identity: str
+) -> None:
+    mount = PlainMount(lambda base_url, auth, explain: _NO_HTTP)
+    backend = DatabricksBackend(Options(config_file=file, **given), mount)
+    assert backend.identity == identity
+    assert "dapi" not in stack(backend).identity[0]

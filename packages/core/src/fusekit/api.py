@@ -30,6 +30,7 @@ from fusekit.errors import (
     TimedOut,
     TooLarge,
     Unavailable,
+    Unreachable,
 )
 from fusekit.plugins.specs import Hooks, hookimpl
 from fusekit.types import (
@@ -96,6 +97,7 @@ __all__ = [
     "TimedOut",
     "TooLarge",
     "Unavailable",
+    "Unreachable",
     "Want",
     "hookimpl",
     "names",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -55,7 +56,8 @@ class Declared:
     """One option of an options class as users see it.
 
     ``variables`` are the environment variables asked, first one first; ``kind`` says in words what is taken and
-    ``default`` shows what is used without a value, None where one is required.
+    ``default`` shows what is used without a value, None where one is required. ``identity``: it is part of what says
+    which store this is.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Declared:
     secret: bool
     variables: tuple[str, ...]
     default: str | None
+    identity: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,17 +119,24 @@ def option(
     help: str = "",
     env: Sequence[str] = (),
     secret: bool = False,
+    identity: bool = False,
     converter: Any = None,
     validator: Any = None,
 ) -> Any:
     """Declare one option of a plugin, as a field of its frozen attrs class.
 
     ``env`` names the service's own environment variables, asked after ``FUSEKIT_<SCHEME>_<NAME>``. A ``secret`` is
-    taken from the environment or from a private file (``<name>_file``) only, and never shown.
+    taken from the environment or from a private file (``<name>_file``) only, and never shown. ``identity`` says that
+    another value is another store (a host, a bucket): each has a cache and a journal of its own.
+
+    Raises:
+        PluginError: a secret cannot be an identity, which is stored and shown.
     """
+    if secret and identity:
+        raise PluginError("an option that is a secret cannot say which store this is")
     if factory is not None:
         default = attrs.Factory(factory)
-    metadata = {METADATA_KEY: {"help": help, "env": tuple(env), "secret": secret}}
+    metadata = {METADATA_KEY: {"help": help, "env": tuple(env), "secret": secret, "identity": identity}}
     return attrs.field(default=default, metadata=metadata, converter=converter, validator=validator, repr=not secret)
 
 
@@ -182,6 +192,25 @@ def shown(instance: object, one: Declared) -> str:
     if one.secret:
         return "set" if value else "not set"
     return text(value, one.field)
+
+
+def identity(source: Source) -> str:
+    """Return what says which store ``source`` is, as far as its options know: scheme, path, and identity options.
+
+    Of a layer only what it calls identity counts, and without any the layer does not: a rate limit stores nothing
+    elsewhere. Never holds a secret.
+    """
+    owners = [(source.scheme, source.options), *((layer.name, layer.options) for layer in source.layers)]
+    chosen = [(owner, _identity_values(options, owner)) for owner, options in owners]
+    return json.dumps([str(source), *((owner, values) for owner, values in chosen if values)], ensure_ascii=True)
+
+
+def _identity_values(options: object, owner: str) -> dict[str, str]:
+    return {
+        one.field: text(getattr(options, one.field), one.field)
+        for one in declared(type(options), owner)
+        if one.identity and not one.secret
+    }
 
 
 def closest(word: str, known: Iterable[str]) -> str:
@@ -253,7 +282,7 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 
 
 def _declare(field: attrs.Attribute[Any], hint: Any, scheme: str) -> Declared:
-    meta = field.metadata.get(METADATA_KEY, {"help": "", "env": (), "secret": False})
+    meta = field.metadata.get(METADATA_KEY, {"help": "", "env": (), "secret": False, "identity": False})
     name = next((field.name.removesuffix(unit) for unit in _UNITS if field.name.endswith(unit)), field.name)
     prefix = re.sub(r"\W", "_", f"FUSEKIT_{scheme}_" if scheme else "FUSEKIT_").upper()
     variables = () if field.name == PATH_FIELD else (f"{prefix}{name.upper()}", *meta["env"])
@@ -265,6 +294,7 @@ def _declare(field: attrs.Attribute[Any], hint: Any, scheme: str) -> Declared:
         secret=meta["secret"],
         variables=variables,
         default=_default(field, secret=meta["secret"]),
+        identity=meta["identity"],
     )
 
 

@@ -22,6 +22,7 @@ The tree::
         ├── NotSupported       cannot be done in this place
         ├── Throttled          too many requests; see ``retry_after_s``
         ├── Unavailable        the service does not answer, or answers nonsense
+        │   └── Unreachable    nobody we may trust answers at this address: it may be wrong
         ├── TimedOut           nothing moved before the deadline
         ├── Aborted            given up on request
         └── Corrupt            bytes that do not match their length, range or checksum
@@ -133,6 +134,13 @@ class Throttled(BackendError):
 
 class Unavailable(BackendError):
     """The service does not answer, or answers something that is not its protocol."""
+
+
+class Unreachable(Unavailable):
+    """Nobody answers at the address, no such name, or not whom it should be: a wrong address as well as a service down.
+
+    In a mount that runs it is retried like any `Unavailable`; one that starts gives up at once.
+    """
 
 
 class TimedOut(BackendError):

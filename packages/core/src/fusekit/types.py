@@ -382,7 +382,12 @@ class Mount(Protocol):
 
 
 class BackendClass(Protocol):
-    """What `fusekit_backends` returns: a class with a scheme and an options class, made as ``Class(options, mount)``."""
+    """What `fusekit_backends` returns: a class with a scheme and an options class, made as ``Class(options, mount)``.
+
+    The object may have an attribute ``identity``, a string without secrets: what it found out when it was made about
+    which store it is (the host that a profile of the service's own tools names). Another one has another cache and
+    journal. What its options know they say themselves, with ``option(identity=True)``.
+    """
 
     scheme: ClassVar[str]
     options: ClassVar[type]

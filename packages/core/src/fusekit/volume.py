@@ -6,12 +6,13 @@ journal and file system; the command line drives it directly, `fusekit.fuse.sess
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -23,6 +24,7 @@ import trio
 from fusekit import __version__
 from fusekit.cache.blocks import Blocks
 from fusekit.config import LayerChoice, Source
+from fusekit.config import identity as identity_of
 from fusekit.disk import Disk
 from fusekit.errors import FusekitError, MountError, PluginError
 from fusekit.journal.journal import Journal, State
@@ -47,7 +49,7 @@ Invalidate = Callable[[int, str | None], None]
 
 
 class Volume:
-    """One source, open. ``identity`` names it on this machine, so that cache, journal and numbers are found again."""
+    """One source, open. ``identity`` names its store, so that cache, journal and numbers are found again, and no others."""
 
     def __init__(self, source: str, settings: Settings, identity: str, mount: VolumeMount) -> None:
         self.source = source
@@ -61,6 +63,18 @@ class Volume:
         self.journal: Journal
         self.blocks: Blocks
         self.paths: Paths
+        self.ending: Callable[[], None] = lambda: None
+        self._ends: float | None = None
+
+    def end_by(self) -> float:
+        """Return the time on trio's clock at which what is not sent is left to the journal.
+
+        It is the drain timeout from when somebody first asks, which begins the end; ``ending`` is called then, once.
+        """
+        if self._ends is None:
+            self._ends = trio.current_time() + self.settings.drain_timeout_s
+            self.ending()
+        return self._ends
 
     @property
     def me(self) -> Caller:
@@ -192,11 +206,11 @@ async def open_stack(
     make: Callable[[Mount], manager.Stack], source: str, settings: Settings, *, private: bool = False
 ) -> AsyncIterator[Volume]:
     """As `open_volume`, for a backend that ``make`` makes (a test's, or one without an entry point)."""
-    identity = blake2b(source.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
     mount = VolumeMount(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(mount.aclose)
         built = make(mount)
+        identity = _digest(source, [*mount.opened, built])
         volume = Volume(source, settings, identity, mount)
         volume.hooks = built.hooks
         cache_dir, state_dir = settings.cache_dir / identity, settings.state_dir / identity
@@ -215,15 +229,16 @@ async def open_stack(
         stack.push_async_callback(volume.blocks.close)
         volume.filesystem = Filesystem(calls, volume.blocks, volume.journal, disk, settings, volume.metrics, identity)
         mount.volume = volume
-        caller = await volume.filesystem.caller(os.getuid(), os.getgid(), os.getpid())
-        mount.principal = caller.principal
-        await volume.filesystem.start(caller)
+        with calls.starting():
+            caller = await volume.filesystem.caller(os.getuid(), os.getgid(), os.getpid())
+            mount.principal = caller.principal
+            await volume.filesystem.start(caller)
         volume.paths = Paths(volume.filesystem, caller)
         await _report_left(volume)
         try:
             yield volume
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.drain_timeout_s):
+            with trio.CancelScope(shield=True, deadline=volume.end_by()):
                 await volume.filesystem.drain()
 
 
@@ -236,7 +251,14 @@ def _stack(source: Source, settings: Settings, mount: Mount) -> manager.Stack:
         above = manager.layer_class(layer.name)
         return lambda inner: _made(lambda: above(layer.options, mount, inner), f"the layer {layer.name!r}")
 
-    return manager.stack(backend, [factory(layer) for layer in source.layers])
+    built = manager.stack(backend, [factory(layer) for layer in source.layers])
+    return attrs.evolve(built, identity=(identity_of(source), *built.identity))
+
+
+def _digest(source: str, stacks: Sequence[manager.Stack]) -> str:
+    """Return the name of a store: of all that says which it is, of its own and of the sources that it is made of."""
+    words = json.dumps([source, *(stack.identity for stack in stacks)])
+    return blake2b(words.encode(), digest_size=8).hexdigest()
 
 
 def _made(make: Callable[[], object], what: str) -> object:

@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Final
 import attrs
 import pytest
 
-from fusekit.api import Entry, Page, Sink, hookimpl
+from fusekit.api import Entry, Page, Sink, TimedOut, hookimpl
 from fusekit.settings import Consistency, Settings
 from fusekit.testing.mounts import Mounted, mounted
+from fusekit.transfer.retry import ATTEMPTS_AFTER_TIMEOUT
 
 pytestmark = pytest.mark.fuse
 
@@ -50,6 +51,8 @@ class Nonsense:
             await sink.write(DATA[start:end])
         elif entry.name == "short":
             await sink.write(DATA[start : start + (end - start) // 2])
+        elif entry.name == "down":
+            raise TimedOut("nobody answers")
         elif entry.name == "nothing":
             pass
         elif entry.name == "overlong":
@@ -145,6 +148,18 @@ def test_a_body_that_is_not_what_was_asked_for_is_an_error_and_no_content(
     finally:
         os.close(fd)
     assert (there.path / what).read_bytes() == DATA
+
+
+def test_what_fails_for_good_is_not_asked_again_for_each_page_but_by_the_next_who_opens(
+    there: Mounted, backend: Nonsense
+) -> None:
+    backend.pages = [[Entry.file("down", size=SIZE, version="1")]]
+    for asked in (ATTEMPTS_AFTER_TIMEOUT, 2 * ATTEMPTS_AFTER_TIMEOUT):
+        with open(there.path / "down", "rb", buffering=0) as file, pytest.raises(TimeoutError):
+            file.read(100)
+        assert there.recorder.calls["read"] == asked
+    backend.right = True
+    assert (there.path / "down").read_bytes() == DATA
 
 
 def odd(**facts: Any) -> Entry:

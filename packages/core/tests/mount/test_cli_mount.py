@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import select
+import shlex
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -31,6 +34,7 @@ END_TIMEOUT_S = 60.0
 PLUGIN = """
 from __future__ import annotations
 import os
+import threading
 import attrs
 import trio
 from fusekit.api import Content, Denied, Entry, Mount, Page, Sink, hookimpl, option
@@ -65,6 +69,11 @@ class Far:
             await trio.sleep_forever()
         if os.path.exists(os.environ.get("FAR_DOOR", "")):
             return Entry.file(name, size=content.size)
+        if name == "late":
+            while any("fuse.fusekit far:/late " in line for line in open("/proc/self/mountinfo")):
+                await trio.sleep(0.01)
+        if name == "thread":
+            await trio.to_thread.run_sync(threading.Event().wait)
         raise Denied("nobody may write here today")
 
 @hookimpl
@@ -176,6 +185,13 @@ def test_relative_directories_mean_those_of_the_caller(cli: Cli) -> None:
     assert cli.mounted() == []
 
 
+def test_relative_directories_in_a_tree_mean_those_of_the_caller_as_well(cli: Cli) -> None:
+    cli.fine("mount", "tree:here=local:src,there=memory:", "mnt")
+    assert (cli.mnt / "here" / "a").read_text() == "hello\n"
+    (pid,) = cli.processes()
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+
+
 def test_memory_keeps_what_is_written_as_long_as_it_is_mounted(cli: Cli) -> None:
     cli.fine("mount", "memory:", cli.mnt)
     (cli.mnt / "d").mkdir()
@@ -259,6 +275,17 @@ def test_foreground_stays_until_a_signal_and_unmounts(cli: Cli, number: signal.S
     assert cli.mounted() == []
 
 
+def test_a_release_for_which_nobody_waits_any_more_is_no_reason_to_complain(cli: Cli) -> None:
+    cli.fine("mount", "far:/late", cli.mnt, FAR_TOKEN="right")
+    (pid,) = cli.processes()
+    (cli.mnt / "late").touch()
+    subprocess.run(["umount", cli.mnt], check=True)
+    assert wait_for_end(pid, END_TIMEOUT_S)
+    (log,) = (cli.home / ".local/state/fusekit/log").iterdir()
+    assert "/late: not sent" in log.read_text(), "it was released"
+    assert "fuse_release" not in log.read_text()
+
+
 def wait_until_mounted(cli: Cli) -> None:
     """Wait until the kernel shows the mount: its table can be polled for changes."""
     with open("/proc/self/mountinfo") as table:
@@ -276,6 +303,33 @@ def test_plain_umount_ends_the_process(cli: Cli) -> None:
     assert wait_for_end(pid, END_TIMEOUT_S)
     assert (cli.src / "b").read_text() == "last words"
     assert cli.processes() == []
+
+
+def test_of_two_that_mount_on_one_directory_at_once_one_is_refused(cli: Cli) -> None:
+    both = [
+        subprocess.Popen(cli.command("mount", source, cli.mnt), env=cli.environment, stderr=subprocess.PIPE, text=True)
+        for source in (local(cli), "memory:")
+    ]
+    said = [process.communicate(timeout=END_TIMEOUT_S)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1], said
+    assert any("is already mounted" in text for text in said)
+    assert cli.mounted() == [str(cli.mnt)]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_no_trouble(cli: Cli, closed: str) -> None:
+    for words in (("mount", local(cli), cli.mnt), ("status", cli.mnt), ("unmount", cli.mnt)):
+        command = f"{shlex.join(cli.command(*words))} {closed}"
+        assert subprocess.run(["sh", "-c", command], env=cli.environment, check=False).returncode == 0
+    assert cli.mounted() == []
+
+
+def test_a_mount_point_with_a_long_name_of_long_letters_has_its_log(cli: Cli) -> None:
+    target = cli.home / ("\N{SNOWMAN}" * 80)
+    target.mkdir()
+    cli.fine("mount", local(cli), target)
+    (log,) = (cli.home / ".local/state/fusekit/log").iterdir()
+    assert log.name.endswith("\N{SNOWMAN}.log")
 
 
 def crashed(cli: Cli, *arguments: str) -> None:
@@ -379,6 +433,99 @@ def test_unmount_with_a_timeout_lists_what_is_still_being_sent(cli: Cli) -> None
     assert cli.mounted() == []
 
 
+def kept(cli: Cli) -> list[str]:
+    """Return the paths of what the journals below the home keep."""
+    found = []
+    for journal in cli.home.glob(".local/state/fusekit/*/journal.db"):
+        with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as connection:
+            found += [path for (path,) in connection.execute("SELECT path FROM generations")]
+    return found
+
+
+@contextlib.contextmanager
+def writing(cli: Cli, name: str) -> Iterator[None]:
+    """Let a program write a file, and wait until the backend has it."""
+    writer = subprocess.Popen(["sh", "-c", f"echo x > {cli.mnt}/{name}"], stderr=subprocess.DEVNULL)
+    try:
+        while not _calls(cli, "write"):
+            assert writer.poll() is None
+        yield
+    finally:
+        writer.wait(END_TIMEOUT_S)
+
+
+@pytest.mark.parametrize("name", ["stuck", "thread"])
+def test_a_hook_that_never_returns_holds_unmount_up_no_longer_than_the_drain_timeout(cli: Cli, name: str) -> None:
+    cli.fine("mount", "far:", cli.mnt, "-o", "drain_timeout=300ms", FAR_TOKEN="right")
+    (pid,) = cli.processes()
+    with writing(cli, name):
+        done = cli("unmount", cli.mnt)
+    assert done.status == 1
+    assert f"fusekit: not sent: /{name}" in done.err
+    assert "in the journal" in done.err
+    assert wait_for_end(pid, END_TIMEOUT_S)
+    assert cli.mounted() == []
+    assert kept(cli) == [f"/{name}"]
+
+
+@pytest.mark.parametrize("name", ["stuck", "thread"])
+def test_a_signal_ends_a_mount_whose_hook_never_returns_with_status_1(cli: Cli, name: str) -> None:
+    command = cli.command("mount", "--foreground", "far:", cli.mnt, "-o", "drain_timeout=300ms")
+    process = subprocess.Popen(
+        command, env={**cli.environment, "FAR_TOKEN": "right"}, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until_mounted(cli)
+        with writing(cli, name):
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=END_TIMEOUT_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 1, said
+    assert "was not sent; it is kept" in said or "the journal keeps what was not sent" in said
+    assert cli.mounted() == []
+    assert kept(cli) == [f"/{name}"]
+
+
+def test_after_a_plain_umount_as_well_nothing_waits_for_a_hook_that_never_returns(cli: Cli) -> None:
+    cli.fine("mount", "far:", cli.mnt, "-o", "drain_timeout=300ms", FAR_TOKEN="right")
+    (pid,) = cli.processes()
+    (cli.mnt / "stuck").touch()  # sent when it is released, which nobody waits for
+    while not _calls(cli, "write"):
+        pass
+    subprocess.run(["umount", cli.mnt], check=True)
+    assert wait_for_end(pid, END_TIMEOUT_S)
+    assert kept(cli) == ["/stuck"]
+
+
+def test_unmount_says_so_if_the_process_dies_before_all_is_sent(cli: Cli) -> None:
+    cli.fine("mount", "far:", cli.mnt, FAR_TOKEN="right")
+    (pid,) = cli.processes()
+    with writing(cli, "stuck"):
+        leaving = subprocess.Popen(
+            cli.command("unmount", cli.mnt), env=cli.environment, stderr=subprocess.PIPE, text=True
+        )
+        log = next(cli.home.glob(".local/state/fusekit/log/*.log"))
+        while "asked to unmount" not in log.read_text() and leaving.poll() is None:
+            pass
+        os.kill(pid, signal.SIGKILL)
+        _, said = leaving.communicate(timeout=END_TIMEOUT_S)
+    assert leaving.returncode == 1
+    assert "fusekit: not sent: /stuck" in said
+    assert "ended before it said that all was sent" in said
+    assert cli.mounted() == []
+
+
+def test_names_from_elsewhere_move_no_terminal_and_stay_on_their_line(cli: Cli) -> None:
+    cli.fine("mount", "far:", cli.mnt, FAR_TOKEN="right")
+    with pytest.raises(OSError, match="Permission denied"):
+        (cli.mnt / "a\n\x1b[2Jb").write_text("x")
+    for done in (cli("status", cli.mnt), cli("unmount", cli.mnt)):
+        assert "\x1b" not in done.out + done.err
+        assert any("a??[2Jb" in line for line in (done.out + done.err).splitlines())
+
+
 def refusing_port() -> int:
     """Return a port at which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -412,13 +559,14 @@ def test_bad_input_is_one_line_and_status_1_with_nothing_mounted(
     cli: Cli, arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
     words = {"home": str(cli.home), "port": refusing_port()}
-    short = {"FUSEKIT_METADATA_TIMEOUT": "3s"}  # how long a dead host is tried again is not what is tested
-    done = cli("mount", *(argument.format(**words) for argument in arguments), **short, **environment)
+    done = cli("mount", *(argument.format(**words) for argument in arguments), **environment)
     assert done.status == 1
     assert done.line.startswith("fusekit: ")
     assert message.format(**words) in done.line
     assert cli.mounted() == []
     assert cli.processes() == []
+    logs = cli.home.glob(".local/state/fusekit/log/*.log")
+    assert not [line for log in logs for line in log.read_text().splitlines() if "attempt" in line], "tried again"
 
 
 def test_mounted_twice_is_refused_and_the_first_one_lives_on(cli: Cli) -> None:

@@ -90,8 +90,8 @@ class Options:
 
 def test_an_option_says_what_it_is() -> None:
     facts = {field.name: field.metadata[METADATA_KEY] for field in attrs.fields(Options)}
-    assert facts["path"] == {"help": "where", "env": (), "secret": False}
-    assert facts["token"] == {"help": "who", "env": ("SERVICE_TOKEN",), "secret": True}
+    assert facts["path"] == {"help": "where", "env": (), "secret": False, "identity": False}
+    assert facts["token"] == {"help": "who", "env": ("SERVICE_TOKEN",), "secret": True, "identity": False}
 
 
 def test_defaults_are_converted_and_made_afresh() -> None:

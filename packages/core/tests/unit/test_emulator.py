@@ -6,6 +6,7 @@ import base64
 import http.client
 import os
 import select
+import signal
 import socket
 import ssl
 import subprocess
@@ -24,7 +25,7 @@ from fusekit.testing.clock import Clock
 from fusekit.testing.controls import ControlError
 from fusekit.testing.faults import Latency
 from fusekit.testing.files import FilesEmulator
-from fusekit.testing.running import RunningEmulator
+from fusekit.testing.running import RunningEmulator, serve
 
 Start = Callable[..., AbstractContextManager[RunningEmulator]]
 
@@ -156,6 +157,13 @@ def test_command_prints_variables_and_ends_on_a_signal() -> None:
     exported = dict(line.removeprefix("export ").split("=", 1) for line in printed.splitlines())
     assert exported["FUSEKIT_FILES_URL"].removesuffix("/files/") in listening
     assert not Path(exported["SSL_CERT_FILE"]).exists()
+
+
+def test_serving_gives_signal_handlers_back() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    serve(FilesEmulator, FilesEmulator.options(), lambda running: signal.raise_signal(signal.SIGTERM))
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_stopping_breaks_open_connections_and_frees_the_port() -> None:

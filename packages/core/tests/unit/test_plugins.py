@@ -42,6 +42,11 @@ def refusal(plugin: object) -> str:
     return str(caught.value)
 
 
+def test_a_scheme_with_a_slip_of_the_pen_is_guessed() -> None:
+    with pytest.raises(PluginError, match=r"'memry' .*; did you mean memory\?$"):
+        manager.find("memry")
+
+
 def test_a_method_without_the_marker_is_refused() -> None:
     class Overrides(Small):
         async def fusekit_read(self, entry: Entry, start: int, stop: int | None, sink: Sink) -> None:
@@ -495,7 +500,9 @@ def test_only_the_plugin_asked_for_is_imported(site: Path) -> None:
 
 
 def test_an_unknown_scheme_names_what_is_installed_and_what_to_install() -> None:
-    with pytest.raises(PluginError, match=r"'nosuch' \(installed: .*memory.*\); try: pip install 'fusekit\[nosuch\]'"):
+    with pytest.raises(
+        PluginError, match=r"'nosuch' \(installed: .*memory.*\); fusekit-nosuch would bring it, .*/backend-nosuch$"
+    ):
         manager.backend_class("nosuch")
 
 

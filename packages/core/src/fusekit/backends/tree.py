@@ -82,7 +82,9 @@ class Options:
     """What ``tree:`` can be told."""
 
     path: dict[str, str] = option(default="", converter=parse_mounts, help="NAME=SOURCE,NAME=SOURCE")
-    mounts: dict[str, str] = option(default="", converter=parse_mounts, help="the same, for profiles: more sources")
+    mounts: dict[str, str] = option(
+        default="", converter=parse_mounts, help="the same, for profiles: more sources", identity=True
+    )
 
 
 class TreeBackend:

@@ -19,7 +19,7 @@ from typing import Final
 
 import attrs
 
-from fusekit.cli.output import debugging, reason, say, trace
+from fusekit.cli.output import debugging, reason, say_trace, trace
 from fusekit.errors import MountError
 
 LOG_BYTES_MAX: Final = 4 << 20  # kept twice: the log that is written and the one before
@@ -89,7 +89,7 @@ def start(arguments: Sequence[str], log_file: Path) -> int:
         raise MountError(f"the background process ended {how} before it had mounted; its log: {log_file}")
     told = json.loads(line)
     if told["trace"]:
-        say(told["trace"].rstrip())
+        say_trace(told["trace"])
     raise MountError(told["reason"])
 
 

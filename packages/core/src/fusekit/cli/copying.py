@@ -7,6 +7,7 @@ appears whole or not at all, as one in a source does.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 import tempfile
@@ -17,8 +18,8 @@ import attrs
 import trio
 
 from fusekit.cli.output import complain
-from fusekit.errors import Exists, IsDirectory, NotFound
-from fusekit.types import Kind
+from fusekit.errors import Denied, Exists, IsDirectory, NotFound, NotSupported, ReadOnly
+from fusekit.types import Attributes, Kind
 from fusekit.vfs.attributes import KINDS
 
 if TYPE_CHECKING:
@@ -33,20 +34,27 @@ Out = Callable[[bytes | memoryview], Awaitable[None]]
 
 @attrs.frozen
 class Facts:
-    """What copying needs to know of a name; ``mode`` has permission bits only."""
+    """What copying needs to know of a name; ``keep`` is what goes with the copy, as far as this side keeps it."""
 
     kind: Kind
-    mode: int
+    keep: Attributes = Attributes()
 
 
 class Side(Protocol):
-    """One end of a copy. Paths are its own; errors are fusekit's or the system's."""
+    """One end of a copy. Paths are its own; errors are fusekit's or the system's.
+
+    ``symlink`` takes the place of a file or link that is there. ``settle`` gives a directory its attributes when all
+    is in it, as far as this side can.
+    """
 
     async def facts(self, path: str) -> Facts | None: ...
     async def names(self, path: str) -> list[str]: ...
     async def read(self, path: str, out: Out) -> None: ...
-    async def write(self, path: str, pieces: AsyncGenerator[bytes, None], mode: int) -> None: ...
+    async def readlink(self, path: str) -> str: ...
+    async def write(self, path: str, pieces: AsyncGenerator[bytes, None], keep: Attributes) -> None: ...
+    async def symlink(self, path: str, target: str) -> None: ...
     async def mkdir(self, path: str) -> None: ...
+    async def settle(self, path: str, keep: Attributes) -> None: ...
     def join(self, path: str, name: str) -> str: ...
 
 
@@ -54,17 +62,19 @@ async def copy(source: Side, path: str, target: Side, target_path: str, *, recur
     """Copy ``path`` to ``target_path``, which is its new name; return False where something was left out.
 
     Raises:
-        NotFound: there is no ``path``. IsDirectory: it is one and ``recursive`` is not set.
+        NotFound: there is no ``path``. IsDirectory: it is one and ``recursive`` is not set, or stands in the way.
         Exists: a file is where a directory has to be made.
     """
     found = await source.facts(path)
     if found is None:
         raise NotFound(f"{path} does not exist")
     if found.kind is Kind.FILE:
-        await _copy_file(source, path, target, target_path, found.mode)
+        await _copy_file(source, path, target, target_path, found.keep)
         return True
+    if found.kind is Kind.SYMLINK:
+        return await _copy_link(source, path, target, target_path)
     if found.kind is not Kind.DIRECTORY:
-        complain(f"{path} is left out: it is a {found.kind.value}, and only files and directories are copied")
+        complain(f"{path} is left out: it is a {found.kind.value}, which is not copied")
         return False
     if not recursive:
         raise IsDirectory(f"{path} is a directory; to copy it with all that is in it add -r")
@@ -77,10 +87,23 @@ async def copy(source: Side, path: str, target: Side, target_path: str, *, recur
     for name in await source.names(path):
         inner = source.join(path, name), target, target.join(target_path, name)
         whole = await copy(source, *inner, recursive=True) and whole
+    await target.settle(target_path, found.keep)
     return whole
 
 
-async def _copy_file(source: Side, path: str, target: Side, target_path: str, mode: int) -> None:
+async def _copy_link(source: Side, path: str, target: Side, target_path: str) -> bool:
+    there = await target.facts(target_path)
+    if there is not None and there.kind is Kind.DIRECTORY:
+        raise IsDirectory(f"{target_path} is a directory; a symbolic link cannot take its place")
+    try:
+        await target.symlink(target_path, await source.readlink(path))
+    except (NotSupported, Denied) as error:
+        complain(f"{path} is left out: it is a symbolic link, and the target takes none ({error})")
+        return False
+    return True
+
+
+async def _copy_file(source: Side, path: str, target: Side, target_path: str, keep: Attributes) -> None:
     sending, receiving = trio.open_memory_channel[bytes](PIECES_MAX)
 
     async def read() -> None:
@@ -95,7 +118,7 @@ async def _copy_file(source: Side, path: str, target: Side, target_path: str, mo
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
         async with receiving, contextlib.aclosing(pieces()) as stream:
-            await target.write(target_path, stream, mode)
+            await target.write(target_path, stream, keep)
 
 
 class Remote:
@@ -106,10 +129,10 @@ class Remote:
 
     async def facts(self, path: str) -> Facts | None:
         try:
-            attr = await self._paths.stat(path)
+            attr, held = await self._paths.held(path)
         except NotFound:
             return None
-        return Facts(attr.kind, stat.S_IMODE(attr.mode))
+        return Facts(attr.kind, attrs.evolve(held, uid=None, gid=None))
 
     async def names(self, path: str) -> list[str]:
         return [name for name, _ in await self._paths.list(path)]
@@ -117,18 +140,38 @@ class Remote:
     async def read(self, path: str, out: Out) -> None:
         await self._paths.read(path, out)
 
-    async def write(self, path: str, pieces: AsyncGenerator[bytes, None], mode: int) -> None:
-        await self._paths.write(path, pieces, mode=mode)
+    async def readlink(self, path: str) -> str:
+        return await self._paths.readlink(path)
+
+    async def write(self, path: str, pieces: AsyncGenerator[bytes, None], keep: Attributes) -> None:
+        await self._paths.write(path, pieces, keep)
+
+    async def symlink(self, path: str, target: str) -> None:
+        try:
+            await self._paths.symlink(path, target)
+        except Exists:
+            is_link = (await self._paths.stat(path)).kind is Kind.SYMLINK
+            if not is_link or await self._paths.readlink(path) != target:
+                await self._paths.remove(path)
+                await self._paths.symlink(path, target)
 
     async def mkdir(self, path: str) -> None:
         await self._paths.mkdir(path)
+
+    async def settle(self, path: str, keep: Attributes) -> None:
+        if keep:
+            with contextlib.suppress(NotSupported, Denied, ReadOnly):
+                await self._paths.set_attributes(path, keep)
 
     def join(self, path: str, name: str) -> str:
         return f"{path}/{name}" if path else name
 
 
 class Local:
-    """This machine. Links that are named are followed, those met on the way are not."""
+    """This machine. Links that are named are followed, those met on the way are not.
+
+    Neither are they when a file is written: one that was copied from a source may name any file here.
+    """
 
     def __init__(self, named: str) -> None:
         self._named = named
@@ -139,7 +182,9 @@ class Local:
             found = await trio.to_thread.run_sync(look, path)
         except FileNotFoundError:
             return None
-        return Facts(KINDS.get(stat.S_IFMT(found.st_mode), Kind.FIFO), stat.S_IMODE(found.st_mode) & 0o777)
+        mode, times = stat.S_IMODE(found.st_mode) & 0o777, (found.st_atime_ns, found.st_mtime_ns)
+        kind = KINDS.get(stat.S_IFMT(found.st_mode), Kind.FIFO)
+        return Facts(kind, Attributes(mode=mode, atime_ns=times[0], mtime_ns=times[1]))
 
     async def names(self, path: str) -> list[str]:
         return sorted(await trio.to_thread.run_sync(os.listdir, path))
@@ -149,27 +194,37 @@ class Local:
             while data := await file.read(PIECE_BYTES):
                 await out(data)
 
-    async def write(self, path: str, pieces: AsyncGenerator[bytes, None], mode: int) -> None:
+    async def readlink(self, path: str) -> str:
+        return await trio.to_thread.run_sync(os.readlink, path)
+
+    async def write(self, path: str, pieces: AsyncGenerator[bytes, None], keep: Attributes) -> None:
         there = await self.facts(path)
-        if there is not None and there.kind is not Kind.FILE:
+        if there is not None and there.kind not in {Kind.FILE, Kind.SYMLINK}:
             async with await trio.open_file(path, "wb") as device:  # a FIFO or /dev/stdout
                 async for piece in pieces:
                     await device.write(piece)
             return
-        # Through links, so that the file that a link names is replaced and not the link.
-        final = await trio.to_thread.run_sync(os.path.realpath, path)
+        final = await trio.to_thread.run_sync(os.path.realpath, path) if path == self._named else path
         descriptor, early = await trio.to_thread.run_sync(_temporary, final)
         try:
             async with trio.wrap_file(os.fdopen(descriptor, "wb")) as file:
                 async for piece in pieces:
                     await file.write(piece)
-            await trio.to_thread.run_sync(_settle, early, final, there.mode if there else mode & ~_umask())
+            mode = there.keep.mode if there is not None and there.kind is Kind.FILE else 0o666 & ~_umask()
+            await trio.to_thread.run_sync(_set, early, keep.over(Attributes(mode=mode)))
+            await trio.to_thread.run_sync(os.replace, early, final)
         except BaseException:
             os.unlink(early)
             raise
 
+    async def symlink(self, path: str, target: str) -> None:
+        await trio.to_thread.run_sync(_link, path, target)
+
     async def mkdir(self, path: str) -> None:
         await trio.to_thread.run_sync(os.mkdir, path)
+
+    async def settle(self, path: str, keep: Attributes) -> None:
+        await trio.to_thread.run_sync(_set, path, keep)
 
     def join(self, path: str, name: str) -> str:
         return os.path.join(path, name)
@@ -179,9 +234,30 @@ def _temporary(final: str) -> tuple[int, str]:
     return tempfile.mkstemp(prefix=f".{os.path.basename(final)[:100]}.", dir=os.path.dirname(final))
 
 
-def _settle(early: str, final: str, mode: int) -> None:
-    os.chmod(early, mode)
-    os.replace(early, final)
+def _set(path: str, keep: Attributes) -> None:
+    """Give ``path`` a mode and times, as far as its file system keeps them: on a FAT stick a copy is one without."""
+    if keep.mode is not None:
+        with contextlib.suppress(PermissionError):
+            os.chmod(path, keep.mode)
+    if keep.mtime_ns is not None:
+        read_ns = keep.mtime_ns if keep.atime_ns is None else keep.atime_ns
+        with contextlib.suppress(PermissionError):
+            os.utime(path, ns=(read_ns, keep.mtime_ns))
+
+
+def _link(path: str, target: str) -> None:
+    """Make a symbolic link in the place of whatever file is there."""
+    directory, name = os.path.split(path)
+    for attempt in itertools.count():
+        early = os.path.join(directory, f".{name[:100]}.{os.getpid()}.{attempt}")
+        with contextlib.suppress(FileExistsError):
+            os.symlink(target, early)
+            break
+    try:
+        os.replace(early, path)
+    except BaseException:
+        os.unlink(early)
+        raise
 
 
 def _umask() -> int:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 HELP = """Copy files, and with -r directories, between this machine and sources.
 
-The last argument is where to; a directory there gets the copies under their own names. Write ./a:b for a local name
-with a colon.
+The last argument is where to; a directory there gets the copies under their own names. Times and modes go along, as
+with cp -p, where both sides keep them; owners do not. With -r symbolic links are copied as links where the target takes
+them. Write ./a:b for a local name with a colon.
 
 \b
 Examples:

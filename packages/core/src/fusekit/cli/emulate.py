@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -42,10 +43,12 @@ def command(
     }
     settings, _ = fill(cls.options, owner, flags=flags, environment=os.environ, profile={})
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
     try:
-        with cls.start(settings) as running:
+        with ExitStack() as stack:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                before = signal.signal(number, lambda *_: stop.set())
+                stack.callback(signal.signal, number, before)
+            running = stack.enter_context(cls.start(settings))
             for name, value in running.environment().items():
                 tell(f"export {name}={shlex.quote(value)}")
             tell("")

@@ -14,7 +14,7 @@ import typer
 from fusekit import __version__
 from fusekit.cli import backends, cat, cp, emulate, info, ls, mount, rm, stat, status, unmount
 from fusekit.cli.options import Debug
-from fusekit.cli.output import report
+from fusekit.cli.output import open_streams, report
 
 app = typer.Typer(
     help=(
@@ -60,4 +60,5 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Run the command line and end the process."""
+    open_streams()
     sys.exit(run())

@@ -7,9 +7,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import attrs
 import typer
@@ -18,14 +20,17 @@ from fusekit.cli import background
 from fusekit.cli.describe import describe
 from fusekit.cli.mountpoint import check_directories, check_fuse, prepare
 from fusekit.cli.options import Debug, MountOptions, OptionLists, read_lists, split_mount_options, write_list
-from fusekit.cli.output import complain, debugging, give_up, not_sent, report, say
+from fusekit.cli.output import FAILED, complain, debugging, give_up, not_sent, printable, report, say, tell_left
 from fusekit.config import closest
+from fusekit.control.registry import claimed, runtime_directory
 from fusekit.errors import ConfigError
+from fusekit.fuse.mounts import real_path
 from fusekit.plugins.sources import Request, resolve
 
 if TYPE_CHECKING:
     import trio
 
+    from fusekit.volume import Volume
 
 HELP = """Mount SOURCE on the directory DIR.
 
@@ -41,6 +46,11 @@ Examples:
   fusekit mount --foreground --log-level debug local:/srv/data ~/data
 """
 LEVELS = ("debug", "info", "warning", "error")
+
+# What the end may take when the time for sending is over: last answers, closing connections and the journal.
+_END_GRACE_S: Final = 5.0
+
+logger = logging.getLogger(__name__)
 
 
 def command(
@@ -122,7 +132,8 @@ def _prepare(source: str, directory: Path, wanted: MountOptions) -> tuple[Reques
 
 
 def _log_file(request: Request, target: Path) -> Path:
-    name = str(target).strip("/").replace("/", "-")[-200:] or "root"
+    # The end tells most, and a name has 255 bytes, not letters.
+    name = os.fsencode(printable(str(target)).strip("/").replace("/", "-"))[-200:].decode(errors="ignore") or "root"
     return request.settings.state_dir / "log" / f"{name}.log"
 
 
@@ -135,25 +146,31 @@ def _serve_here(source: str, directory: Path, wanted: MountOptions, level: str, 
     for library in ("httpx", "httpcore"):
         logging.getLogger(library).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     try:
-        request, target = _prepare(source, directory, wanted)
-        os.chdir("/")  # a working directory is a mount that cannot be unmounted
-        import trio
+        with ExitStack() as claim:
+            claim.enter_context(claimed(runtime_directory(), real_path(directory)))
+            request, target = _prepare(source, directory, wanted)
+            import trio
 
-        left = trio.run(functools.partial(_run, request, target, wanted, ready))
+            def mounted() -> None:
+                claim.close()
+                ready.mounted()
+
+            left = trio.run(functools.partial(_run, request, target, wanted, mounted))
     except BaseException as error:
         ready.failed(error)
         if ready.descriptor is None:
             raise
         give_up(report(error))
     if left:
-        complain(f"{not_sent(left)} in {request.settings.state_dir}")
+        tell_left(left)
+        complain(f"{not_sent(len(left))} in {request.settings.state_dir}")
         give_up()
 
 
-async def _run(request: Request, target: Path, wanted: MountOptions, ready: background.Ready) -> int:
+async def _run(request: Request, target: Path, wanted: MountOptions, ready: Callable[[], None]) -> list[dict[str, Any]]:
+    """Mount and serve until the end, and return what was not sent."""
     import trio
 
-    from fusekit.control.registry import runtime_directory
     from fusekit.control.socket import Control
     from fusekit.fuse.session import serve
     from fusekit.volume import open_volume
@@ -161,6 +178,9 @@ async def _run(request: Request, target: Path, wanted: MountOptions, ready: back
     stopping = trio.Event()
     sockets = runtime_directory()
     async with open_volume(request.source, request.settings) as volume:
+        # A working directory is a mount that cannot be unmounted. Not before this: a tree resolves its sources here.
+        os.chdir("/")
+        volume.ending = functools.partial(_bound_end, volume)
         facts = {"mountpoint": str(target), "profile": request.source.profile}
 
         async def status() -> dict[str, Any]:
@@ -172,14 +192,28 @@ async def _run(request: Request, target: Path, wanted: MountOptions, ready: back
         control = Control(status, info, stopping.set)
         async with trio.open_nursery() as nursery, control.listening(sockets, target):
             nursery.start_soon(_stop_at_signal, stopping)
-            left = await serve(volume, target, options=wanted.fuse, ready=ready.mounted, stopping=stopping)
-            await control.finish({"left": left, "files": _left(await volume.status())})
+            await serve(volume, target, options=wanted.fuse, ready=ready, stopping=stopping)
+            left = list((await volume.status())["journal"])
+            await control.finish({"left": len(left), "files": left})
             nursery.cancel_scope.cancel()
     return left
 
 
-def _left(status: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return list(status.get("journal", ()))
+def _bound_end(volume: Volume) -> None:
+    """See to it that this process ends: code of a backend that hangs in a thread cannot be cancelled."""
+
+    def end() -> None:
+        left = volume.filesystem.unsent()
+        tell_left([{"path": path, "state": "still being sent"} for path in left])
+        logger.error(
+            "a backend does not return; the mount ends without it, and the journal keeps what was not sent in %s",
+            volume.settings.state_dir,
+        )
+        os._exit(FAILED)  # as sudden as a power loss, which the journal is made for
+
+    timer = threading.Timer(volume.settings.drain_timeout_s + _END_GRACE_S, end)
+    timer.daemon = True
+    timer.start()
 
 
 async def _stop_at_signal(stopping: trio.Event) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from fusekit.errors import FusekitError
@@ -27,6 +27,17 @@ class _Choices:
     debug = False
 
 
+def open_streams() -> None:
+    """Open the standard streams that the shell closed (``>&-``): a file opened later must not take the place of one."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as the process
+
+
 def set_debug(debug: bool) -> None:
     """Show tracebacks behind errors from now on; called for every command that has the option."""
     _Choices.debug = _Choices.debug or debug
@@ -39,7 +50,13 @@ def debugging() -> bool:
 
 def say(text: str) -> None:
     """Print a line for people."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def say_trace(text: str) -> None:
+    """Print a traceback: several lines."""
+    for line in text.splitlines():
+        say(line)
 
 
 def tell(text: str) -> None:
@@ -50,9 +67,12 @@ def tell(text: str) -> None:
 
 def name_text(name: str) -> str:
     """Return a name to print. A terminal gets no control characters: names come from elsewhere and are not trusted."""
-    if not sys.stdout.isatty():
-        return name
-    return "".join(character if character.isprintable() else "?" for character in name)
+    return printable(name) if sys.stdout.isatty() else name
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as one line without control characters, for what is read by people whatever it is printed to."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else "?" for one in text)
 
 
 def tell_json(value: Any) -> None:
@@ -89,6 +109,13 @@ def span_text(seconds: float) -> str:
 def not_sent(files: int) -> str:
     """Begin the sentence about files that are left; it ends with where."""
     return "1 file was not sent; it is kept" if files == 1 else f"{files} files were not sent; they are kept"
+
+
+def tell_left(files: Iterable[Mapping[str, Any]]) -> None:
+    """Complain of each of ``files``, rows of a journal, that it was not sent, why or how far it is, and where it is."""
+    for one in files:
+        kept = f"; its {size_text(one['size'])} are in {one['staging']}" if "staging" in one else ""
+        complain(f"not sent: {one['path']} ({one.get('error') or one['state']}){kept}")
 
 
 def reason(error: BaseException) -> str:
@@ -131,7 +158,7 @@ def report(error: BaseException, about: str = "") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     if debugging():
-        say(trace(error).rstrip())
+        say_trace(trace(error))
     why = reason(error)
     complain(why if about in why else f"{about}: {why}")
     return INTERRUPTED if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves) else FAILED

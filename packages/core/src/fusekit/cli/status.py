@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fusekit.cli.options import Debug, Json
-from fusekit.cli.output import name_text, size_text, span_text, tell, tell_json
+from fusekit.cli.output import printable, size_text, span_text, tell, tell_json
 from fusekit.control import client
 from fusekit.control.registry import runtime_directory
 from fusekit.errors import MountError
@@ -61,8 +61,8 @@ def _mounts(target: Path | None) -> list[dict[str, Any]]:
 
 
 def _show(status: dict[str, Any], *, full: bool) -> None:
-    where = name_text(status.get("mountpoint", f"process {status.get('pid')}"))
-    tell(f"{where}  {name_text(str(status.get('source', '')))}  {status['state']}")
+    where = printable(status.get("mountpoint", f"process {status.get('pid')}"))
+    tell(f"{where}  {printable(str(status.get('source', '')))}  {status['state']}")
     if status["state"] == "dead":
         tell(f"  clear it with: fusekit unmount {where}")
     if "pid" not in status or "calls" not in status:
@@ -78,8 +78,8 @@ def _show(status: dict[str, Any], *, full: bool) -> None:
     for row in status["journal"]:
         if row["state"] == "failed" or row["path"] not in unsent:
             why = row["error"] or "an earlier mount ended before it was sent"
-            tell(f"  failed: {name_text(row['path'])}: {why}")
-            tell(f"    its {size_text(row['size'])} are kept in {name_text(row['staging'])}")
+            tell(f"  failed: {printable(row['path'])}: {printable(why)}")
+            tell(f"    its {size_text(row['size'])} are kept in {printable(row['staging'])}")
     if not full:
         return
     tell(f"  consistency: {status['consistency']}, write: {status['write']}")
@@ -88,4 +88,4 @@ def _show(status: dict[str, Any], *, full: bool) -> None:
         failed = f", {status['errors'][hook]} failed" if status["errors"].get(hook) else ""
         tell(f"    {hook.removeprefix('fusekit_')}: {number}{failed}, {status['seconds'].get(hook, 0):.2f} s in all")
     for path in status["unsent"]:
-        tell(f"  not sent: {name_text(path)}")
+        tell(f"  not sent: {printable(path)}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fusekit.cli.options import Debug
-from fusekit.cli.output import complain, give_up, not_sent, say, size_text
+from fusekit.cli.output import complain, give_up, not_sent, printable, say, tell_left
 from fusekit.control import client
 from fusekit.control.registry import Endpoint, endpoints, runtime_directory
 from fusekit.errors import MountError
@@ -77,7 +77,7 @@ def _unmount(directory: Path, target: Path, timeout_s: float | None) -> None:
             _list(progress.unsent)
             mounts.detach(target, lazy=True)
             raise MountError(f"{directory}: not everything was sent in time; the rest stays in the journal") from None
-        if result is not None:
+        if result is not None or progress.seen:
             break
     progress.end()
     if mounts.mounted_at(target) is not None:
@@ -85,13 +85,14 @@ def _unmount(directory: Path, target: Path, timeout_s: float | None) -> None:
         mounts.detach(target, lazy=False)
     if result is not None and serving is not None and not client.wait_for_end(serving.pid, _END_TIMEOUT_S):
         complain(f"the mount process {serving.pid} has not ended yet")
-    if result is not None and result.get("left"):
-        _list(
-            [
-                f"{one['path']} ({one['error'] or one['state']}); its {size_text(one['size'])} are in {one['staging']}"
-                for one in result.get("files", ())
-            ]
+    if result is None and progress.seen:
+        _list(progress.unsent)
+        raise MountError(
+            f"the process of {directory} ended before it said that all was sent; what was not is in the journal, and its log "
+            "says why"
         )
+    if result is not None and result.get("left"):
+        tell_left(result.get("files", ()))
         complain(f"{not_sent(result['left'])} in the journal")
         give_up()
 
@@ -106,14 +107,16 @@ class _Progress:
 
     def __init__(self) -> None:
         self.unsent: list[str] = []
+        self.seen = False
         self._width = 0
 
     def show(self, status: dict[str, Any]) -> None:
+        self.seen = True
         # Together with what failed: it is not sent either.
         waiting = {*status.get("unsent", ()), *(row["path"] for row in status.get("journal", ()))}
         self.unsent = sorted(waiting)
         if sys.stderr.isatty() and self.unsent:
-            text = f"sending {len(self.unsent)} files: {self.unsent[0]}"[:79]
+            text = printable(f"sending {len(self.unsent)} files: {self.unsent[0]}")[:79]
             print(f"\r{text.ljust(self._width)}", end="", file=sys.stderr, flush=True)
             self._width = len(text)
 

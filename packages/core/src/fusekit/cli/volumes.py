@@ -106,8 +106,11 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
     import trio
 
     # SIGTERM as Ctrl-C: what was begun is cleaned up on the way out.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return trio.run(work)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return trio.run(work)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def each(texts: Iterable[str], do: Callable[[str], Awaitable[None]]) -> bool:

@@ -48,7 +48,10 @@ def ask(
     if connection is None:
         return None
     with connection:
-        connection.sendall(json.dumps({"do": do}).encode() + b"\n")
+        try:
+            connection.sendall(json.dumps({"do": do}).encode() + b"\n")
+        except ConnectionError:  # it ended between our connecting and asking
+            return None
         for line in _lines(connection, timeout_s, one):
             message = json.loads(line)
             if "progress" in message:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -93,6 +94,17 @@ def endpoints(directory: Path, mountpoint: Path | None = None) -> list[Endpoint]
 def key(mountpoint: Path) -> str:
     """Return the part of a socket's name that stands for a mount point."""
     return hashlib.blake2b(os.fsencode(mountpoint), digest_size=8).hexdigest()
+
+
+@contextlib.contextmanager
+def claimed(directory: Path, mountpoint: Path) -> Iterator[None]:
+    """Keep other processes of this user from mounting on ``mountpoint``; waits while one of them is about to."""
+    descriptor = os.open(directory / f"{key(mountpoint)}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # the file stays: removing it, one would lock what another has just opened
 
 
 @contextlib.contextmanager

@@ -100,6 +100,8 @@ class Control:
         self.stop()
         self._waiting += 1
         try:
+            await _send(stream, {"progress": await self.status()})
+            logger.info("asked to unmount")
             while not self._ended.is_set():
                 await _send(stream, {"progress": await self.status()})
                 with trio.move_on_after(PROGRESS_INTERVAL_S):

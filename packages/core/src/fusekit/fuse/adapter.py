@@ -232,6 +232,7 @@ class Adapter(pyfuse3.Operations):
 
     @_answers
     async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        self._fs.tree.calls.forget_failures()
         return _file_info(await self._fs.open(inode, flags, await self._caller(ctx)))
 
     @_answers

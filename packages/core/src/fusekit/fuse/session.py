@@ -6,7 +6,11 @@ dirty then is drained afterwards, with the journal's lock still held.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import os
+import select
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +30,14 @@ logger = logging.getLogger(__name__)
 # Handlers at once. The kernel keeps at most `max_background` reads of its own in flight, but each program may wait
 # in one more; with pyfuse3's default of 99 stuck ones would starve all others.
 TASKS_MAX: Final = 1024
+
+DEVICE: Final = "/dev/fuse"
+
+# How often is looked whether the kernel has gone without a word; it has no other way to tell than an error of `poll`.
+LOOK_INTERVAL_S: Final = 2.0
+
+# What handlers that hear of the end have for their answers, when the time for sending is over.
+LAST_WORDS_S: Final = 0.5
 
 _serving = threading.Lock()
 
@@ -51,6 +63,17 @@ async def serve(
         return await _serve(volume, mountpoint, options, ready, stopping)
 
 
+class _Unanswered(logging.Filter):
+    """Drops what pyfuse3 says when nobody waited for the answer to a release, which is so after every detach."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        gone = record.args == (os.strerror(errno.ENOENT),)
+        return not (gone and str(record.msg).startswith(("fuse_release():", "fuse_releasedir():")))
+
+
+_UNANSWERED: Final = _Unanswered()
+
+
 async def _serve(
     volume: Volume, mountpoint: Path, options: frozenset[str], ready: Callable[[], None], stopping: trio.Event
 ) -> int:
@@ -58,38 +81,71 @@ async def _serve(
     wanted = {f"fsname={_escaped(volume.source)}", "subtype=fusekit", "nosuid", "nodev", *options}
     if filesystem.tree.one_view:
         wanted.add("default_permissions")
+    logging.getLogger("pyfuse3").addFilter(_UNANSWERED)
+    others = _devices()
     try:
         pyfuse3.init(Adapter(filesystem), str(mountpoint), wanted)
     except RuntimeError as error:
         raise MountError(
             f"cannot mount on {mountpoint}: the kernel or fusermount3 refused; see `fusekit doctor`"
         ) from error
+    (device,) = _devices() - others
     unmounted = False
     try:
         with Notifier() as notifier:
             volume.mount.invalidate = notifier.changed
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_stop, volume, mountpoint, stopping)
-                ready()
-                await pyfuse3.main(max_tasks=TASKS_MAX)
+                with trio.CancelScope() as serving:
+                    nursery.start_soon(_stop, volume, mountpoint, stopping, serving)
+                    nursery.start_soon(_notice_end, volume, device, serving)
+                    ready()
+                    await pyfuse3.main(max_tasks=TASKS_MAX)
+                if serving.cancelled_caught:
+                    logger.error("operations that did not end were given up after the drain timeout")
                 unmounted = True
                 nursery.cancel_scope.cancel()
     finally:
         volume.mount.invalidate = None
         pyfuse3.close(unmount=not unmounted)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + volume.settings.drain_timeout_s):
+        with trio.CancelScope(shield=True, deadline=volume.end_by()):
             await filesystem.drain()
     return len(await volume.journal.rows())
 
 
-async def _stop(volume: Volume, mountpoint: Path, stopping: trio.Event) -> None:
+async def _stop(volume: Volume, mountpoint: Path, stopping: trio.Event, serving: trio.CancelScope) -> None:
     """Wait for the word, send what is dirty, and take the mount away; a busy one is detached."""
     await stopping.wait()
-    with trio.move_on_after(volume.settings.drain_timeout_s):
+    ends = volume.end_by()
+    with trio.CancelScope(deadline=ends):
         await volume.filesystem.send_all()
     if mounted_at(mountpoint) is not None:  # else it was taken away meanwhile
         await trio.to_thread.run_sync(lambda: detach(mountpoint, lazy=True))
+    _give_up_at(ends, serving)
     pyfuse3.terminate()
+
+
+async def _notice_end(volume: Volume, device: int, serving: trio.CancelScope) -> None:
+    """Begin the end when the kernel is gone: after an umount(8), nobody else says so while a handler is stuck."""
+    poll = select.poll()
+    poll.register(device, 0)  # errors alone
+    while not poll.poll(0):  # noqa: ASYNC110 - trio waits for bytes only, and pyfuse3 already does on this one
+        await trio.sleep(LOOK_INTERVAL_S)
+    _give_up_at(volume.end_by(), serving)
+
+
+def _give_up_at(ends: float, serving: trio.CancelScope) -> None:
+    """Bound the handlers that still run: pyfuse3 waits for each of them, and a hook may never return."""
+    serving.deadline = max(ends, trio.current_time() + LAST_WORDS_S)
+
+
+def _devices() -> set[int]:
+    """Return the descriptors of FUSE sessions in this process; pyfuse3 does not tell which is its own."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}") == DEVICE:
+                found.add(int(name))
+    return found
 
 
 def _escaped(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, cast, get_type_hints
 import attrs
 import pluggy
 
+from fusekit.config import closest
 from fusekit.errors import NotSupported, PluginError
 from fusekit.plugins.specs import OPERATIONS, PROJECT, SYNCHRONOUS, Discovery, Hooks, hookimpl
 from fusekit.types import Capabilities, Entry
@@ -25,10 +26,14 @@ LayerFactory = Callable[[Hooks], object]
 
 @attrs.frozen
 class Stack:
-    """The hooks of one mount, and the lifespans to enter, bottom up, before the first call."""
+    """The hooks of one mount, and the lifespans to enter, bottom up, before the first call.
+
+    ``identity`` is what the backend and its layers said for themselves about which store this is.
+    """
 
     hooks: Hooks
     lifespans: tuple[AbstractAsyncContextManager[None], ...]
+    identity: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -53,14 +58,25 @@ def stack(backend: object, layers: Sequence[LayerFactory] = ()) -> Stack:
     """
     verify(backend)
     plugins: list[object] = [_Ground(), backend, _Implemented(implemented(backend))]
+    identity = [*_identity(backend)]
     manager = _manager(Hooks, plugins)
     for make in layers:
         layer = make(cast(Hooks, manager.hook))
         verify(layer)
         plugins.append(layer)
+        identity += _identity(layer)
         manager = _manager(Hooks, plugins)
     spans = cast("list[AbstractAsyncContextManager[None]]", manager.hook.fusekit_lifespan())
-    return Stack(cast(Hooks, manager.hook), tuple(reversed(spans)))
+    return Stack(cast(Hooks, manager.hook), tuple(reversed(spans)), tuple(identity))
+
+
+def _identity(plugin: object) -> list[str]:
+    """Return what ``plugin`` found out about which store it is, none where its options have said all."""
+    found = getattr(plugin, "identity", "")
+    if not isinstance(found, str):
+        raise PluginError(f"{type(plugin).__qualname__}.identity is {type(found).__name__}, not text")
+    who = getattr(plugin, "scheme", getattr(plugin, "name", ""))
+    return [f"{who}={found}"] if found else []
 
 
 def implemented(plugin: object) -> frozenset[str]:
@@ -130,8 +146,11 @@ def find(name: str) -> Plugin:
         if plugin.error is not None:
             raise PluginError(plugin.error)
         return plugin
-    known = ", ".join(sorted({point.name for point in metadata.entry_points(group=GROUP)})) or "none"
-    raise PluginError(f"no plugin is installed for {name!r} (installed: {known}); try: pip install 'fusekit[{name}]'")
+    known = sorted({point.name for point in metadata.entry_points(group=GROUP)})
+    hint = (
+        closest(name, known) or f"; fusekit-{name} would bring it, in a checkout: pip install ./packages/backend-{name}"
+    )
+    raise PluginError(f"no plugin is installed for {name!r} (installed: {', '.join(known) or 'none'}){hint}")
 
 
 def backend_class(scheme: str) -> type[Any]:

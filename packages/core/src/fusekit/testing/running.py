@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -104,9 +104,10 @@ def serve(cls: type[Emulator], settings: EmulatorOptions, ready: Any = None) -> 
     To be called in the main thread.
     """
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    with run_here(cls, settings) as running:
+    with ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
+        running = stack.enter_context(run_here(cls, settings))
         if ready is not None:
             ready(running)
         stop.wait()

@@ -18,6 +18,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from email.utils import formatdate
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
@@ -315,10 +316,8 @@ class Server:
                     request = _read_request(reader, wire, number)
                 except BadRequest as error:
                     text = f"{error}\n".encode()
-                    wire.send(
-                        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(text)
-                        + text
-                    )
+                    head = f"HTTP/1.1 400 Bad Request\r\nDate: {formatdate(usegmt=True)}\r\nConnection: close\r\n"
+                    wire.send(f"{head}Content-Length: {len(text)}\r\n\r\n".encode() + text)
                     return
                 if request is None or not self._handler(request, wire):
                     return

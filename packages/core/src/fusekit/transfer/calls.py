@@ -6,17 +6,19 @@ that knows which hooks are safe to repeat and what is asked when a call failed s
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import trio
 
-from fusekit.errors import BackendError, Exists, NotFound, Stale, TimedOut
+from fusekit.errors import BackendError, Exists, NoSpace, NotFound, Stale, TimedOut, Unreachable
 from fusekit.metrics import Metrics
 from fusekit.plugins.specs import Hooks
 from fusekit.settings import Settings
-from fusekit.transfer.retry import RETRIABLE, RETRIABLE_ONCE, RETRIABLE_READ, RetryPolicy
+from fusekit.transfer.retry import RETRIABLE, RETRIABLE_ONCE, RETRIABLE_READ, Failures, Progress, RetryPolicy
 from fusekit.types import Attributes, Caller, Capabilities, Content, Entry, Kind, Page, Part, Sink, Space, Want
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,18 @@ class Calls:
         self._settings = settings
         self._metrics = metrics
         self._retry = RetryPolicy()
+        self._failures = Failures()
+        self._starting = False
         self._places = frozenset(self.capabilities(Entry.directory("")).hooks or ())
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Give up at once while the block runs where nobody answers at an address: it may be wrong, and a user waits."""
+        self._starting = True
+        try:
+            yield
+        finally:
+            self._starting = False
 
     # ---- from memory -------------------------------------------------------------------------------------------
 
@@ -126,17 +139,31 @@ class Calls:
             await self._repeat("list", attempt, deadline, type(None))
 
     async def read(self, entry: Entry, start: int, stop: int | None, sink: Sink, caller: Caller) -> None:
-        """Bring the bytes ``start`` to ``stop`` to ``sink``; after a retry only those that are missing."""
+        """Bring the bytes ``start`` to ``stop`` to ``sink``; after a retry only those that are missing.
+
+        What failed for good a moment ago fails at once: the kernel asks for the next page when the first was EIO.
+        """
+        place = (caller.principal, entry.ref, entry.version)
+        self._failures.check(place, start, stop)
         deadline = Deadline(self._settings.idle_timeout_s)
         moving = _Moving(sink, start, deadline)
+        reading = Progress(lambda: moving.reached, stop)
 
         async def attempt() -> None:
             moving.next = moving.reached
             if stop is None or moving.reached < stop:
                 await self._hooks.fusekit_read(entry=entry, start=moving.reached, stop=stop, sink=moving, caller=caller)
 
-        await self._repeat("read", attempt, deadline, type(None), moved=lambda: moving.reached, passing=RETRIABLE_READ)
+        try:
+            await self._repeat("read", attempt, deadline, type(None), progress=reading, passing=RETRIABLE_READ)
+        except RETRIABLE_READ as error:
+            self._failures.add(place, moving.reached, stop, error)
+            raise
         self._metrics.bytes_read += moving.reached - start
+
+    def forget_failures(self) -> None:
+        """Try again what failed a moment ago: somebody asks who may know that it is repaired, not the kernel."""
+        self._failures.clear()
 
     async def getxattrs(self, entry: Entry, caller: Caller) -> Mapping[str, bytes]:
         """Return all extended attributes of ``entry``."""
@@ -343,19 +370,22 @@ class Calls:
         *,
         idle: bool = True,
         total_s: float | None = None,
-        moved: Callable[[], int] = lambda: 0,
+        progress: Progress | None = None,
         settle: Callable[[], Awaitable[T | None]] | None = None,
         passing: tuple[type[BackendError], ...] = RETRIABLE,
     ) -> T:
         """Call until it succeeds, cannot be repeated, or a deadline passed; the last error is the one that counts."""
         total = trio.current_time() + total_s if total_s is not None else float("inf")
-        attempt, reached = 1, moved()
+        attempt = 1
         while True:
             try:
                 return await self._attempt(hook, call, deadline, returns, total=total)
             except passing as error:
-                if moved() > reached:
-                    attempt, reached = 1, moved()
+                if self._starting and isinstance(error, Unreachable):
+                    raise
+                if progress is not None and progress.worth_it():
+                    attempt = 1
+                    self._retry.moved_on()
                 wait_s = self._retry.wait_s(error, attempt)
                 ends = min(total, float("inf") if idle else deadline.at)
                 if wait_s is None or trio.current_time() + wait_s >= ends:
@@ -414,7 +444,12 @@ class _Moving:
 
     async def write(self, data: bytes | memoryview, at: int | None = None) -> None:
         at = self.next if at is None else at
-        await self._sink.write(data, at)
+        try:
+            await self._sink.write(data, at)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}:
+                raise _not_kept(error) from error
+            raise
         self.next = at + len(data)
         if at <= self.reached:
             self.reached = max(self.reached, self.next)
@@ -457,6 +492,12 @@ class _MovingContent:
     def report(self, state: str) -> None:
         self._content.report(state)
         self._deadline.moved()
+
+
+def _not_kept(error: OSError) -> BackendError:
+    """Return what it means that the cache did not take what came: nothing that the backend did, or a retry would mend."""
+    kind = NoSpace if error.errno in {errno.ENOSPC, errno.EDQUOT} else BackendError
+    return kind(f"the cache cannot take what was read: {error.strerror}; see --cache-dir", errno=error.errno)
 
 
 def _single(error: BaseException) -> BaseException:

@@ -28,7 +28,7 @@ import attrs
 import httpx
 
 from fusekit import __version__
-from fusekit.errors import BackendError, Corrupt, Invalid, TimedOut, Unavailable
+from fusekit.errors import BackendError, Corrupt, Invalid, TimedOut, Unavailable, Unreachable
 from fusekit.transfer import trouble
 from fusekit.transfer.address import Address, Params, parse_base
 from fusekit.transfer.body import STATUSES, open_body, range_header
@@ -391,7 +391,8 @@ def _translated(error: Exception, address: Address) -> BackendError:
     if isinstance(error, httpx.ProxyError):
         return Unavailable(f"the proxy does not connect to {where}")
     if isinstance(error, httpx.ConnectError):
-        return Unavailable(trouble.describe(error, where, address.host, connected=False))
+        kind = Unreachable if trouble.unreachable(error) else Unavailable
+        return kind(trouble.describe(error, where, address.host, connected=False))
     if isinstance(error, httpx.RemoteProtocolError):
         gone = "disconnected" in str(error) or "peer closed" in str(error)
         return Unavailable(f"{where} " + ("ended the connection in mid-answer" if gone else "sent what is not HTTP"))

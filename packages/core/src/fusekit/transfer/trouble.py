@@ -27,8 +27,12 @@ def describe(error: BaseException, authority: str, host: str, *, connected: bool
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _certificate(cause, host)
     for cause in causes:
+        if isinstance(cause, ssl.SSLError) and connected:
+            # A cut connection is SSLEOFError or a plain SSLError, depending on the version of Python.
+            gone = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) or "EOF" in _reason(cause, "EOF")
+            return f"the connection to {authority} was lost" + ("" if gone else f" (TLS: {cause.reason})")
         if isinstance(cause, ssl.SSLError):
-            return f"TLS: no handshake with {authority} ({cause.reason or 'unknown reason'}); is it an https address?"
+            return f"TLS: no handshake with {authority} ({_reason(cause, 'unknown reason')}); is it an https address?"
         if isinstance(cause, socket.gaierror):
             return f"name {host} does not resolve"
     numbers = [cause.errno for cause in causes if isinstance(cause, OSError) and cause.errno]
@@ -36,6 +40,12 @@ def describe(error: BaseException, authority: str, host: str, *, connected: bool
     if not connected:
         return f"cannot connect to {authority}" + (f": {reason}" if reason else "")
     return f"the connection to {authority} was lost" + (f": {reason}" if reason else "")
+
+
+def unreachable(error: BaseException) -> bool:
+    """Return whether ``error``, from connecting, may well mean that the address is wrong, so that waiting is no use."""
+    wrong = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
+    return any(isinstance(cause, wrong) for cause in _causes(error))
 
 
 def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
@@ -67,6 +77,11 @@ def _has_store() -> bool:
         return paths.capath is not None and any(os.scandir(paths.capath))
     except OSError:
         return False
+
+
+def _reason(error: ssl.SSLError, unknown: str) -> str:
+    """Return OpenSSL's word for what happened; an error that Python made has none, in spite of the stubs."""
+    return getattr(error, "reason", None) or unknown
 
 
 def _certificate(error: ssl.SSLCertVerificationError, host: str) -> str:

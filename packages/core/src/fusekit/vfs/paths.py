@@ -13,9 +13,9 @@ from typing import Final
 import trio
 
 from fusekit.errors import BackendError
-from fusekit.types import Caller, Kind
+from fusekit.types import Attributes, Caller, Kind
 from fusekit.vfs.attributes import Attr
-from fusekit.vfs.filesystem import ABANDON_S, Filesystem
+from fusekit.vfs.filesystem import ABANDON_S, Changes, Filesystem
 from fusekit.vfs.inodes import ROOT
 
 # One piece of a file on its way: large enough to make the calls cheap, small against the memory budget.
@@ -62,19 +62,23 @@ class Paths:
         finally:
             await self._fs.release(opened.handle)
 
-    async def write(self, path: str, pieces: AsyncIterable[bytes], *, mode: int = 0o644) -> int:
+    async def write(self, path: str, pieces: AsyncIterable[bytes], attributes: Attributes = Attributes()) -> int:
         """Make or replace the file ``path`` with what ``pieces`` brings, and return its size.
 
-        Where ``pieces`` raises, or nobody waits for the end any more, nothing is published: what was there stays.
+        ``attributes`` are stored with the content, as far as the service keeps such things. Where ``pieces`` raises, or
+        nobody waits for the end any more, nothing is published: what was there stays.
         """
         parent, name = await self._parent(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        opened, _ = await self._fs.create(parent, name, mode, flags, self._caller)
+        mode = 0o644 if attributes.mode is None else attributes.mode
+        opened, attr = await self._fs.create(parent, name, mode, flags, self._caller)
         at, complete = 0, False
         try:
             async for data in pieces:
                 at += await self._fs.write(opened.handle, at, data)
             complete = True
+            if attributes:  # after the last byte, which sets the time of change
+                await self._fs.setattr(attr.ino, Changes(attributes=attributes), opened.handle, self._caller)
             await self._fs.fsync(opened.handle)
         except BaseException as error:
             if complete and isinstance(error, BackendError):
@@ -109,6 +113,25 @@ class Paths:
     async def readlink(self, path: str) -> str:
         """Return the target of the symbolic link ``path``."""
         return await self._fs.readlink((await self.stat(path)).ino, self._caller)
+
+    async def symlink(self, path: str, target: str) -> Attr:
+        """Make the symbolic link ``path`` to ``target``."""
+        parent, name = await self._parent(path)
+        return await self._fs.symlink(parent, name, target, self._caller)
+
+    async def set_attributes(self, path: str, attributes: Attributes) -> Attr:
+        """Change mode, owner or times of what is at ``path``."""
+        ino = (await self.stat(path)).ino
+        return await self._fs.setattr(ino, Changes(attributes=attributes), None, self._caller)
+
+    async def held(self, path: str) -> tuple[Attr, Attributes]:
+        """As `stat`, and what of it the service itself tells; None is what it does not keep."""
+        attr = await self.stat(path)
+        fact = self._fs.tree.fact(self._fs.tree.node(attr.ino), self._caller)
+        if fact is None:
+            return attr, Attributes()
+        entry = fact.entry
+        return attr, Attributes(entry.mode, entry.uid, entry.gid, entry.atime_ns, entry.mtime_ns)
 
     async def _parent(self, path: str) -> tuple[int, str]:
         *above, name = _parts(path)

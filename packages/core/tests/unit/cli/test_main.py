@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,9 +18,11 @@ import pytest
 
 from fusekit import __version__
 from fusekit.cli import main, output
+from fusekit.cli.copying import Local, copy
 from fusekit.cli.output import name_text, reason, size_text, span_text
-from fusekit.errors import ConfigError
+from fusekit.errors import ConfigError, NotSupported
 from fusekit.testing.cli_mount import Done
+from fusekit.testing.running import RunningEmulator
 
 COMMANDS = ("mount", "unmount", "status", "info", "backends", "ls", "stat", "cat", "cp", "rm", "emulate")
 
@@ -195,12 +198,87 @@ def test_half_a_file_never_appears_and_what_was_there_stays(fusekit: Fusekit, fi
 
 
 def test_cp_r_copies_a_tree_and_says_what_it_leaves_out(fusekit: Fusekit, files: Path, tmp_path: Path) -> None:
+    os.mkfifo(files / "pipe")
     done = fusekit("cp", "-r", f"local:{files}", tmp_path / "copy")
     assert done.status == 1
-    assert "link is left out: it is a symlink" in done.line
+    assert "pipe is left out: it is a fifo" in done.line
     assert (tmp_path / "copy" / "d" / "e" / "f").read_text() == "deep\n"
     assert fusekit("cp", "-r", tmp_path / "copy", f"local:{files}").status == 0
     assert (files / "copy" / "d" / "e" / "f").read_text() == "deep\n"
+
+
+def test_cp_keeps_times_modes_and_links_in_both_directions(fusekit: Fusekit, files: Path, tmp_path: Path) -> None:
+    (files / "d" / "e" / "f").chmod(0o751)
+    (files / "d" / "e").chmod(0o500)
+    for name in ("d/e/f", "d/e", "d", "a.txt"):
+        os.utime(files / name, ns=(3_000_000_007, 1_000_000_003 + len(name)))
+    try:
+        assert fusekit("cp", "-r", f"local:{files}", tmp_path / "out").status == 0
+        assert fusekit("cp", "-r", tmp_path / "out", f"local:{tmp_path}/back").status == 0
+        for copy in (tmp_path / "out", tmp_path / "back"):
+            for name in ("d/e/f", "d/e", "d", "a.txt"):
+                there, here = (copy / name).stat(), (files / name).stat()
+                assert (there.st_mtime_ns, there.st_mode) == (here.st_mtime_ns, here.st_mode), name
+            assert os.readlink(copy / "link") == "a.txt"
+    finally:
+        for folder in (files, tmp_path / "out", tmp_path / "back"):
+            if (folder / "d" / "e").exists():
+                (folder / "d" / "e").chmod(0o700)
+
+
+def test_cp_makes_what_a_service_keeps_no_mode_of_like_any_new_file(
+    fusekit: Fusekit, files: Path, tmp_path: Path
+) -> None:
+    before = os.umask(0o077)
+    try:
+        assert fusekit("cp", "shop:/a.txt", tmp_path / "new").status == 0
+        (files / "a.txt").chmod(0o640)
+        assert fusekit("cp", "shop:/a.txt", files / "a.txt").status == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+    assert stat.S_IMODE((files / "a.txt").stat().st_mode) == 0o640
+
+
+def test_cp_puts_a_link_in_the_place_of_a_file_and_not_of_a_directory(fusekit: Fusekit, files: Path) -> None:
+    (files / "there").mkdir()
+    (files / "there" / "link").write_text("a file")
+    for target in (files / "there", f"local:{files}/there"):
+        for _ in range(2):
+            assert fusekit("cp", f"local:{files}/link", target).status == 0
+            assert os.readlink(files / "there" / "link") == "a.txt"
+        (files / "there" / "link").unlink()
+        (files / "there" / "link").mkdir()
+        done = fusekit("cp", f"local:{files}/link", target)
+        assert (done.status, "a symbolic link cannot take its place" in done.line) == (1, True)
+        (files / "there" / "link").rmdir()
+        (files / "there" / "link").write_text("a file")
+    assert sorted(os.listdir(files / "there")) == ["link"], "no early names are left"
+
+
+def test_cp_writes_through_a_link_that_is_named_and_through_no_other(fusekit: Fusekit, files: Path) -> None:
+    (files / "d" / "victim").write_text("stays")
+    (files / "d" / "a.txt").symlink_to("victim")
+    assert fusekit("cp", f"local:{files}/a.txt", files / "d").status == 0
+    assert (files / "d" / "victim").read_text() == "stays"
+    assert (files / "d" / "a.txt").read_text() == "hello\n"
+    (files / "named").symlink_to("d/victim")
+    assert fusekit("cp", f"local:{files}/a.txt", files / "named").status == 0
+    assert (files / "named").is_symlink()
+    assert (files / "d" / "victim").read_text() == "hello\n"
+
+
+async def test_a_link_is_left_out_where_the_target_takes_none(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Linkless(Local):
+        async def symlink(self, path: str, target: str) -> None:
+            raise NotSupported("no links here")
+
+    target = Linkless(str(tmp_path / "copy"))
+    assert not await copy(Local(str(files)), str(files), target, str(tmp_path / "copy"), recursive=True)
+    assert sorted(os.listdir(tmp_path / "copy")) == ["a.txt", "d"]
+    assert "link is left out: it is a symbolic link, and the target takes none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -290,6 +368,29 @@ def test_emulate_prints_what_to_export_and_runs_until_a_signal(fusekit: Fusekit,
         emulator.kill()
         emulator.communicate()
     assert emulator.returncode == 0
+
+
+def test_emulate_gives_signal_handlers_back(fusekit: Fusekit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def environment(self: RunningEmulator) -> dict[str, str]:
+        signal.raise_signal(signal.SIGTERM)
+        return {}
+
+    monkeypatch.setattr(RunningEmulator, "environment", environment)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    assert fusekit("emulate", "shop").status == 0
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_command_on_a_source_gives_signal_handlers_back(fusekit: Fusekit, files: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    fusekit("ls", f"local:{files}")
+    fusekit("ls", "local:/nosuch")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_error_moves_no_terminal_and_stays_on_its_line(fusekit: Fusekit, files: Path) -> None:
+    assert "\x1b" not in fusekit("cat", f"local:{files}/a\x1b[2J\nb").line
 
 
 def test_reason_takes_what_was_raised_on_purpose_out_of_groups() -> None:

@@ -28,6 +28,7 @@ from fusekit.errors import (
     Throttled,
     TimedOut,
     Unavailable,
+    Unreachable,
 )
 from fusekit.testing.certificates import make_certificate
 from fusekit.testing.raw import Kept, Request, Server, answer, part, running
@@ -293,7 +294,7 @@ async def test_a_refused_connection_says_so() -> None:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         async with Client(f"http://127.0.0.1:{port}") as client:
-            with pytest.raises(Unavailable, match=f"^cannot connect to 127.0.0.1:{port}: connection refused$"):
+            with pytest.raises(Unreachable, match=f"^cannot connect to 127.0.0.1:{port}: connection refused$"):
                 await client.request("GET", "/")
 
 
@@ -307,7 +308,7 @@ async def test_an_unknown_name_says_so() -> None:
 
     trio.socket.set_custom_hostname_resolver(cast(trio.abc.HostnameResolver, Nowhere()))
     async with Client("https://nowhere.invalid") as client:
-        with pytest.raises(Unavailable, match=r"^name nowhere\.invalid does not resolve$"):
+        with pytest.raises(Unreachable, match=r"^name nowhere\.invalid does not resolve$"):
             await client.request("GET", "/")
 
 
@@ -403,6 +404,12 @@ async def test_a_host_never_has_more_requests_than_its_limit(server: Server) -> 
 # --- TLS ---
 
 
+def _ssl_error(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, f"[SSL: {reason}]")
+    error.reason = reason
+    return error
+
+
 def tls_server(directory: Path) -> tuple[ssl.SSLContext, Path]:
     made = make_certificate(directory)
     return made.server_context(), made.certificate
@@ -412,7 +419,7 @@ async def test_an_untrusted_certificate_points_at_the_option(tmp_path: Path) -> 
     context, _ = tls_server(tmp_path)
     async with running(context) as server, Client(server.url) as client:
         server.reply(answer())
-        with pytest.raises(Unavailable, match=r"^TLS: the certificate of 127\.0\.0\.1 is not trusted .*--ca-file$"):
+        with pytest.raises(Unreachable, match=r"^TLS: the certificate of 127\.0\.0\.1 is not trusted .*--ca-file$"):
             await client.request("GET", "/")
     assert server.requests == []
 
@@ -429,8 +436,29 @@ async def test_a_ca_file_makes_it_trusted(tmp_path: Path) -> None:
 async def test_a_certificate_for_another_host_says_so(tmp_path: Path) -> None:
     context, ca_file = tls_server(tmp_path)
     async with running(context, host="127.0.0.2") as server, Client(server.url, ca_file=ca_file) as client:
-        with pytest.raises(Unavailable, match=r"not for 127\.0\.0\.2"):
+        with pytest.raises(Unreachable, match=r"not for 127\.0\.0\.2"):
             await client.request("GET", "/")
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
+        ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed"),
+        _ssl_error("UNEXPECTED_EOF_WHILE_READING"),
+        ssl.SSLError("without a reason"),
+    ],
+    ids=["eof", "closed", "3.11.2", "plain"],
+)
+def test_a_cut_tls_connection_is_no_matter_of_certificates(cause: ssl.SSLError) -> None:
+    wrapped = trio.BrokenResourceError()
+    wrapped.__cause__ = cause
+    assert describe(wrapped, "h:443", "h", connected=True) == "the connection to h:443 was lost"
+
+
+def test_what_tls_says_about_its_end_is_told() -> None:
+    said = describe(_ssl_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"), "h:443", "h", connected=True)
+    assert said == "the connection to h:443 was lost (TLS: TLSV13_ALERT_CERTIFICATE_REQUIRED)"
 
 
 @pytest.mark.parametrize(("code", "said"), [(10, "has expired"), (9, "is the clock right"), (18, "see --ca-file")])

@@ -487,6 +487,24 @@ async def test_what_a_drain_has_no_time_for_is_kept_and_the_other_files_have_the
             assert setup.volume.journal.staging_path(key).read_bytes() == b"precious"
 
 
+async def test_a_file_whose_last_close_nobody_waited_for_is_sent_by_the_drain(setup: Setup) -> None:
+    opened, _ = await setup.fs.create(ROOT, "f", 0o644, os.O_WRONLY, ME)
+    await setup.fs.write(opened.handle, 0, b"precious")
+    gate = Gate(setup, "write")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setup.fs.fsync, opened.handle)
+        await gate.reached.wait()
+        await setup.fs.write(opened.handle, 8, b" more")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await setup.fs.release(opened.handle)
+        gate.go_on()
+    assert (await setup.volume.status())["unsent"] == ["/f"]
+    await setup.fs.drain()
+    assert await remote(setup) == {"f": 13}
+    assert (await rows(setup), staged(setup)) == ([], [])
+
+
 async def test_a_bug_while_one_file_is_drained_does_not_keep_the_others_from_it(setup: Setup) -> None:
     for name in "ab":
         opened, _ = await setup.fs.create(ROOT, name, 0o644, os.O_WRONLY, ME)

@@ -21,16 +21,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import attrs
+import trio
 
-from fusekit.journal.journal import Journal, Row
+from fusekit.journal.journal import Journal
 
 
 @attrs.define(eq=False)
 class _Kept:
-    """One row: whose, where, and why it was not stored; no reason where an earlier run just ended."""
+    """One row: whose, where, and why it was not stored; no reason where an earlier run just ended.
+
+    ``directory`` is the ref of the directory that ``path`` is in, None where only the journal knows it.
+    """
 
     principal: str
     path: str
+    directory: str | None
     reason: str | None
     closed: bool
 
@@ -51,7 +56,10 @@ class Kept:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._rows = {row.id: _Kept(row.principal, row.path, row.error, closed=True) for row in journal.left}
+        self._writing = trio.Lock()
+        self._rows = {
+            row.id: _Kept(row.principal, row.path, row.directory, row.error, closed=True) for row in journal.left
+        }
 
     def failures(self) -> dict[str, str]:
         """Return why the bytes for each path were not stored, where somebody said why."""
@@ -61,10 +69,16 @@ class Kept:
         """Return why what was last written to ``path`` was not stored, None where it was."""
         return self.failures().get(path) if self._rows else None
 
-    def add(self, row: int, principal: str, path: str, reason: str | None, *, closed: bool) -> None:
-        """Keep ``row``; ``closed`` says that no open file goes on with it."""
-        before = self._rows.get(row)
-        self._rows[row] = _Kept(principal, path, reason or (before.reason if before else None), closed)
+    def failed(self, row: int, principal: str, path: str, reason: str) -> None:
+        """Keep ``row``, which an open file goes on with."""
+        self._rows[row] = _Kept(principal, path, None, reason, closed=False)
+
+    async def closed(self, rows: set[int], principal: str, path: str, directory: str | None) -> None:
+        """Keep ``rows``, which no open file goes on with: at once, and in the journal when this returns."""
+        for row in rows:
+            before = self._rows.get(row)
+            self._rows[row] = _Kept(principal, path, directory, before.reason if before else None, closed=True)
+        await self._store(rows)  # directories above may have been renamed since the rows were written
 
     def forget(self, rows: Iterable[int]) -> None:
         """Take note that ``rows`` are no longer in the journal, or no longer failed."""
@@ -86,24 +100,27 @@ class Kept:
 
     async def moved(self, *moves: Moved) -> None:
         """Let rows follow the names that they belong to; the two moves of an exchange are one call."""
-        found = [
-            (row, kept, move)
+        found = {
+            row: move
             for row, kept in self._rows.items()
             for move in moves
             if kept.path == move.path or kept.path.startswith(f"{move.path}/")
-        ]
-        if not found:
-            return
-        rows = {row.id: row for row in await self._journal.rows()}
-        for number, kept, move in found:
+        }
+        for row, move in found.items():
+            kept = self._rows[row]
+            if kept.path == move.path:
+                kept.directory = move.directory
+            elif kept.directory is not None and f"{kept.directory}/".startswith(f"{move.ref}/"):
+                # An address by path; any other outlives the rename.
+                kept.directory = move.new_ref + kept.directory[len(move.ref) :]
             kept.path = move.new_path + kept.path[len(move.path) :]
-            if number in rows:
-                await self._rewritten(rows[number], kept.path, move)
+        await self._store(found)
 
-    async def _rewritten(self, row: Row, path: str, move: Moved) -> None:
-        directory, name = row.directory, row.name
-        if path == move.new_path:
-            directory, name = move.directory, path.rpartition("/")[2]
-        elif f"{directory}/".startswith(f"{move.ref}/"):  # an address by path; any other outlives the rename
-            directory = move.new_ref + directory[len(move.ref) :]
-        await self._journal.moved(row.id, path=path, directory=directory, name=name)
+    async def _store(self, rows: Iterable[int]) -> None:
+        """Write the places of ``rows`` as they are now: one writer at a time, so that the last word is the last one."""
+        async with self._writing:
+            for row in rows:
+                kept = self._rows.get(row)
+                if kept is not None:
+                    name = kept.path.rpartition("/")[2]
+                    await self._journal.moved(row, path=kept.path, directory=kept.directory, name=name)

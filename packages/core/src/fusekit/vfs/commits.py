@@ -148,7 +148,7 @@ class Commits:
         if row is None:
             return  # nothing was ever written
         file.failed_rows.add(row)
-        self.kept.add(row, file.caller.principal, self._tree.inodes.path(node), str(error), closed=False)
+        self.kept.failed(row, file.caller.principal, self._tree.inodes.path(node), str(error))
         try:
             await self._journal.failed(row, str(error))
         except BackendError as trouble:

@@ -56,11 +56,14 @@ class Files:
 
     async def release(self, file: File) -> None:
         """Take a handle back; with the last one, commit what is dirty."""
-        node = file.node
         file.handles -= 1
-        node.opens -= 1
-        if file.handles > 0:
-            return
+        file.node.opens -= 1
+        if file.handles == 0:
+            await self.finish(file)
+
+    async def finish(self, file: File) -> None:
+        """Commit what is dirty in a file without handles, and close it; once more where that was cancelled."""
+        node = file.node
         finishing = file.finishing = trio.Event()
         try:
             # In a turn also where nothing is dirty: a rename may be sending this file, or have only just begun to.
@@ -84,9 +87,7 @@ class Files:
 
     async def _close(self, file: File) -> None:
         node, staging, rows = file.node, file.staging, file.rows()
-        path, principal, name = self._tree.inodes.path(node), file.caller.principal, node.name
-        parent = self._tree.inodes.get(node.parent)
-        directory = self._tree.address(parent, self._tree.view(file.caller)) if parent is not None else None
+        path, principal, directory = self._tree.inodes.path(node), file.caller.principal, self._directory(file)
         if file.dirty:
             node.pages = None  # the kernel has pages of what was not sent
         file.staging = node.file = None
@@ -96,14 +97,7 @@ class Files:
             self._tree.inodes.detach(node)
         self._tree.release(node)
         if keep:
-            for row in rows:
-                self.commits.kept.add(row, principal, path, None, closed=True)
-            try:
-                with trio.CancelScope(shield=True):
-                    for row in rows:  # directories above it may have been renamed since the row was written
-                        await self._journal.moved(row, path=path, directory=directory, name=name)
-            except BackendError as error:
-                logger.error("%s: kept under the path that it had: %s", path, error)
+            await self._keep(rows, principal, path, directory)
             return
         if staging is not None:
             await staging.discard()
@@ -125,13 +119,24 @@ class Files:
             file.failed, file.refused, file.written_ns = None, None, None
             file.failed_rows, file.older_rows = set(), set()
             file.attributes = Attributes()
-            for row in kept:
-                self.commits.kept.add(row, file.caller.principal, path, None, closed=True)
+            directory = self._directory(file)
             if file.entry is None:
                 self.withdraw(node)
             if staging is not None and ours:
                 await staging.discard()
             await self._drop(rows)
+            await self._keep(kept, file.caller.principal, path, directory)
+
+    def _directory(self, file: File) -> str | None:
+        parent = self._tree.inodes.get(file.node.parent)
+        return self._tree.address(parent, self._tree.view(file.caller)) if parent is not None else None
+
+    async def _keep(self, rows: set[int], principal: str, path: str, directory: str | None) -> None:
+        try:
+            with trio.CancelScope(shield=True):
+                await self.commits.kept.closed(rows, principal, path, directory)
+        except BackendError as error:
+            logger.error("%s: kept under the path that it had: %s", path, error)
 
     async def _drop(self, rows: set[int]) -> None:
         self.commits.kept.forget(rows)

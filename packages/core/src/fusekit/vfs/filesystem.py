@@ -476,6 +476,9 @@ class Filesystem:
                 await self.release(number)
             except Exception:  # the other files must have their turn
                 logger.exception("%s: not closed in order", self.tree.inodes.path(opened.file.node))
+        for node in self.tree.inodes:
+            if node.file is not None and node.file.handles == 0:  # nobody waited for the end of its release
+                await self.files.finish(node.file)
 
     def unsent(self) -> list[str]:
         """Return the paths of files with content that the remote side is not known to have."""

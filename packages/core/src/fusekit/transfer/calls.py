@@ -18,6 +18,7 @@ from fusekit.errors import BackendError, Exists, NoSpace, NotFound, Stale, Timed
 from fusekit.metrics import Metrics
 from fusekit.plugins.specs import Hooks
 from fusekit.settings import Settings
+from fusekit.transfer.inlet import Inlet
 from fusekit.transfer.retry import RETRIABLE, RETRIABLE_ONCE, RETRIABLE_READ, Failures, Progress, RetryPolicy
 from fusekit.types import Attributes, Caller, Capabilities, Content, Entry, Kind, Page, Part, Sink, Space, Want
 
@@ -146,7 +147,8 @@ class Calls:
         place = (caller.principal, entry.ref, entry.version)
         self._failures.check(place, start, stop)
         deadline = Deadline(self._settings.idle_timeout_s)
-        moving = _Moving(sink, start, deadline)
+        kind = _MovingInlet if isinstance(sink, Inlet) else _Moving
+        moving = kind(sink, start, deadline)
         reading = Progress(lambda: moving.reached, stop)
 
         async def attempt() -> None:
@@ -444,16 +446,44 @@ class _Moving:
 
     async def write(self, data: bytes | memoryview, at: int | None = None) -> None:
         at = self.next if at is None else at
-        try:
+        with _kept():
             await self._sink.write(data, at)
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}:
-                raise _not_kept(error) from error
-            raise
-        self.next = at + len(data)
-        if at <= self.reached:
-            self.reached = max(self.reached, self.next)
+        self._came(at, at + len(data))
+
+    def _came(self, start: int, stop: int) -> None:
+        self.next = stop
+        if start <= self.reached:
+            self.reached = max(self.reached, stop)
         self._deadline.moved()
+
+
+class _MovingInlet(_Moving):
+    """The same for a sink that lends its memory."""
+
+    _sink: Inlet
+
+    async def room(self, at: int) -> memoryview:
+        with _kept():
+            return await self._sink.room(at)
+
+    async def filled(self, count: int, at: int) -> None:
+        with _kept():
+            await self._sink.filled(count, at)
+        self._came(at, at + count)
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """Say what it means that the cache did not take what came: nothing that the backend did, or a retry would mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}:
+            raise
+        kind = NoSpace if error.errno in {errno.ENOSPC, errno.EDQUOT} else BackendError
+        raise kind(
+            f"the cache cannot take what was read: {error.strerror}; see --cache-dir", errno=error.errno
+        ) from error
 
 
 class _MovingContent:
@@ -492,12 +522,6 @@ class _MovingContent:
     def report(self, state: str) -> None:
         self._content.report(state)
         self._deadline.moved()
-
-
-def _not_kept(error: OSError) -> BackendError:
-    """Return what it means that the cache did not take what came: nothing that the backend did, or a retry would mend."""
-    kind = NoSpace if error.errno in {errno.ENOSPC, errno.EDQUOT} else BackendError
-    return kind(f"the cache cannot take what was read: {error.strerror}; see --cache-dir", errno=error.errno)
 
 
 def _single(error: BaseException) -> BaseException:

@@ -1,40 +1,41 @@
-"""HTTP for backends over httpx: signed control calls, checked ranged reads, uploads of parts.
+"""HTTP for backends: signed control calls, checked ranged reads, uploads of parts.
 
-Transfer layer, and the only module that imports httpx. A backend holds a `Client` as `fusekit.types.Http`. One
-request is one request: nothing is retried here but a 401, once, with renewed credentials, because only core knows
-what is safe to repeat and how long to wait. ``fetch`` and ``send`` are the data plane's place: a faster one (h11 for
-the heads, the bodies received straight into cache memory) can take them over behind the same protocol, using
-`fusekit.transfer.body` and `fusekit.transfer.address` as they are; httpx then keeps control calls and proxies.
+Transfer layer. A backend holds a `Client` as `fusekit.types.Http`. Here is decided what is asked of whom: how it is
+signed, where a redirect may lead, which turn it waits for, which error an answer stands for. The bytes are moved by
+a carrier: connections of our own (`fusekit.transfer.pool`), or the HTTP library (`fusekit.transfer.library`) where a
+host is behind a proxy or does not speak HTTP/1.1. One request is one request: nothing is retried here but a 401, once,
+with renewed credentials, because only core knows what is safe to repeat and how long to wait.
 
 Nothing here shows a path, a query or a header value: any of them may be a secret.
 """
 
 from __future__ import annotations
 
-import http.cookiejar
 import json as json_format
 import logging
 import re
-import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+import urllib.request
+from collections.abc import Awaitable, Callable, Container, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, cast
-
-import attrs
-import httpx
+from typing import TYPE_CHECKING, Any, Final, Generic, Self
 
 from fusekit import __version__
-from fusekit.errors import BackendError, Corrupt, Invalid, TimedOut, Unavailable, Unreachable
+from fusekit.errors import Corrupt, Invalid, Unavailable, Unreachable
 from fusekit.transfer import trouble
 from fusekit.transfer.address import Address, Params, parse_base
 from fusekit.transfer.body import STATUSES, open_body, range_header
-from fusekit.transfer.limits import Limits
+from fusekit.transfer.exchange import Ask, Deadlines, Reply, T, Traffic, Use
+from fusekit.transfer.limits import Limits, Turn
+from fusekit.transfer.pool import OtherProtocol, Pool
 from fusekit.transfer.status import error_for
 from fusekit.types import Answer, Auth, Expect, Explain, Part, Sink
+
+if TYPE_CHECKING:
+    from fusekit.transfer.library import Library
 
 logger = logging.getLogger(__name__)
 
@@ -46,26 +47,16 @@ _REDIRECTS_MAX: Final = 5
 # A listing of a folder with a million entries and signed URLs stays below; an endless answer does not.
 _ANSWER_BYTES_MAX: Final = 512 << 20
 _ERROR_BYTES_MAX: Final = 64 << 10
-# What one write to the socket takes; larger only delays cancellation, smaller costs CPU.
-_SEND_BLOCK: Final = 256 << 10
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _SUCCESS: Final = range(200, 300)
 _CREDENTIALS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
+_AGENT: Final = f"fusekit/{__version__}"
 
-_Blocks = AsyncGenerator[bytes, None]
-
-
-@attrs.define
-class Traffic:
-    """What went through a client since it was made. Bytes are those of bodies."""
-
-    requests: int = 0
-    received_bytes: int = 0
-    sent_bytes: int = 0
+_Body = Callable[[], Awaitable[bytes | memoryview]]
+_Judge = Callable[[Reply, Address], Awaitable[Answer]]
 
 
 class Client:
@@ -93,19 +84,14 @@ class Client:
         self._auth = auth
         self._explain = explain
         self._limits = limits or Limits()
-        self._http = httpx.AsyncClient(
-            verify=tls or trouble.tls_context(ca_file),
-            follow_redirects=False,
-            # A proxy from the environment is used, but never for this machine itself: an emulator or a Tahoe node.
-            mounts={f"all://{host}": None for host in _LOOPBACK},
-            limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30.0),
-            # No timeout for the pool: how long to wait for one's turn is core's decision.
-            timeout=httpx.Timeout(idle_timeout_s, connect=connect_timeout_s, pool=None),
-            headers={"User-Agent": f"fusekit/{__version__}", "Accept": "*/*"},
-        )
-        # A session cookie would make one user's requests look like another's.
-        self._http.cookies.jar.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-        _silence_libraries()
+        self._tls = tls or trouble.tls_context(ca_file)
+        self._deadlines = Deadlines(connect_timeout_s, idle_timeout_s, idle_timeout_s)
+        self._pool = Pool(self._tls, self._deadlines, self.traffic, _AGENT)
+        # Whether any proxy is set at all costs next to nothing; for which hosts is the library's to say.
+        self._proxies = any(name in urllib.request.getproxies() for name in ("http", "https", "all"))
+        self._library: Library | None = None
+        self._newer: Library | None = None  # the same, where HTTP/2 is needed
+        self._by_library: set[tuple[str, str, int]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -117,7 +103,10 @@ class Client:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        self._pool.close()
+        for library in (self._library, self._newer):
+            if library is not None:
+                await library.aclose()
 
     async def request(
         self,
@@ -141,8 +130,7 @@ class Client:
             return content or b""
 
         address = self.base.at(url, params)
-        async with self._exchange(method, address, sent, body, signed, expect) as (response, final):
-            return await self._answer(response, final, expect)
+        return await self._exchange(method, address, sent, body, signed, expect, partial(self._answer, expect))
 
     async def send(
         self,
@@ -159,15 +147,14 @@ class Client:
         length = part.stop - part.start
         sent = {**(headers or {}), "Content-Length": str(length)}
 
-        async def body() -> _Upload:
+        async def body() -> memoryview:
             data = (await part.read()).cast("B")
             if len(data) != length:
                 raise Corrupt(f"a part of {length} bytes came from the journal with {len(data)}")
-            return _Upload(data, self.traffic)
+            return data
 
         address = self.base.at(url, params)
-        async with self._exchange(method, address, sent, body, signed, expect) as (response, final):
-            return await self._answer(response, final, expect)
+        return await self._exchange(method, address, sent, body, signed, expect, partial(self._answer, expect))
 
     async def fetch(
         self,
@@ -195,32 +182,26 @@ class Client:
         asked = range_header(start, stop, expect)
         if asked is not None:
             sent["Range"] = asked
-        async with self._exchange("GET", address, sent, _no_body, signed, STATUSES, True) as (response, final):
-            if response.status_code not in STATUSES:
-                await self._answer(response, final, ())
-            answer = Answer(response.status_code, _lower(response), b"", final.public)
+
+        async def take(reply: Reply, final: Address) -> Answer:
+            if reply.status not in STATUSES:
+                return await self._answer((), reply, final)
+            answer = Answer(reply.status, reply.headers, b"", final.public)
             body = open_body(answer.status, answer.headers, start, stop, expect, final.authority)
-            if body is None:
-                return answer
-            try:
-                async with aclosing(cast(_Blocks, response.aiter_raw())) as blocks:
-                    async for block in blocks:
-                        self.traffic.received_bytes += len(block)
-                        await sink.write(block, at=body.take(len(block)))
-            except httpx.RemoteProtocolError as error:
-                raise body.cut_short() from error
-            body.finish()
-            if _left_over(response):
-                raise Corrupt(f"{final.authority} sent more bytes than it announced")
+            if body is not None:
+                await reply.into(sink, body, start, stop)
             return answer
 
-    async def _answer(self, response: httpx.Response, address: Address, expect: Container[int]) -> Answer:
+        return await self._exchange("GET", address, sent, _no_body, signed, STATUSES, take, elsewhere=True)
+
+    async def _answer(self, expect: Container[int], reply: Reply, address: Address) -> Answer:
         """Read the whole answer and return it, or raise what it says."""
-        fine = response.status_code in expect
-        content = await self._content(response, address, _ANSWER_BYTES_MAX if fine else _ERROR_BYTES_MAX, cut=not fine)
-        answer = Answer(response.status_code, _lower(response), content, address.public)
-        if fine:
-            return answer
+        if reply.status in expect:
+            content = await reply.read(_ANSWER_BYTES_MAX)
+            if content is None:
+                raise Unavailable(f"{address.authority} sent an answer of more than {_ANSWER_BYTES_MAX} bytes")
+            return Answer(reply.status, reply.headers, content, address.public)
+        answer = Answer(reply.status, reply.headers, await reply.peek(_ERROR_BYTES_MAX), address.public)
         if answer.status in _REDIRECTS:
             there = address.redirected(answer.headers.get("location", ""))
             where = "somewhere unusable" if there is None else there.server
@@ -230,20 +211,6 @@ class Client:
             )
         raise error_for(answer, self._explain)
 
-    async def _content(self, response: httpx.Response, address: Address, size_max: int, *, cut: bool) -> bytes:
-        """Return the decoded body; past ``size_max`` the rest is left away (``cut``) or an error."""
-        content = bytearray()
-        async with aclosing(cast(_Blocks, response.aiter_bytes())) as blocks:
-            async for block in blocks:
-                self.traffic.received_bytes += len(block)
-                content += block
-                if len(content) > size_max:
-                    if cut:
-                        break
-                    raise Unavailable(f"{address.authority} sent an answer of more than {size_max} bytes")
-        return bytes(content[:size_max])
-
-    @asynccontextmanager
     async def _exchange(
         self,
         method: str,
@@ -252,182 +219,121 @@ class Client:
         body: _Body,
         signed: bool,
         expect: Container[int],
+        judge: _Judge,
+        *,
         elsewhere: bool = False,
-    ) -> AsyncIterator[tuple[httpx.Response, Address]]:
-        """Make the request and hold the answer open, after a renewed sign-in and redirects where these are due.
+    ) -> Answer:
+        """Make the request and return what ``judge`` makes of the answer, after a renewed sign-in and redirects.
 
         Only what only reads is redirected by itself, and to another host only if ``elsewhere``.
         """
         renew = renewed = False
         for _ in range(_REDIRECTS_MAX + 2):
-            sign = signed and self._auth is not None and address.origin == self.base.origin
-            sent = dict(headers)
-            if sign and self._auth is not None:
-                # Before the turn at the host: renewing may need a request of its own there.
-                sent |= await self._auth.headers(renew=renew)
-                renew = False
-            async with self._open(method, address, sent, body) as response:
-                status = response.status_code
-                if status == 401 and sign and not renewed:
-                    renew = renewed = True
-                    continue
-                if status in _REDIRECTS and status not in expect and method in {"GET", "HEAD"}:
-                    there = address.redirected(response.headers.get("location", ""))
-                    same = there is not None and there.host == address.host
-                    if there is not None and (same or elsewhere):
-                        if there.origin != address.origin:
-                            headers = {
-                                name: value for name, value in headers.items() if name.lower() not in _CREDENTIALS
-                            }
-                        address = there
-                        continue
-                yield response, address
-                return
+            auth = self._auth if signed and address.origin == self.base.origin else None
+            # Before the turn at the host: renewing may need a request of its own there.
+            sent = headers if auth is None else {**headers, **await auth.headers(renew=renew)}
+            may_renew = auth is not None and not renewed
+            follows = method in {"GET", "HEAD"}
+            use = partial(_judged, judge, address, expect, may_renew, follows, elsewhere)
+            found = await self._open(method, address, sent, body, use)
+            if isinstance(found, Answer):
+                return found
+            renew = found is None
+            renewed = renewed or renew
+            if found is not None:
+                if found.origin != address.origin:
+                    headers = {name: value for name, value in headers.items() if name.lower() not in _CREDENTIALS}
+                address = found
         raise Unavailable(f"{address.authority} redirects in circles")
 
-    @asynccontextmanager
-    async def _open(
-        self, method: str, address: Address, headers: Mapping[str, str], body: _Body
-    ) -> AsyncIterator[httpx.Response]:
-        """Send one request in its turn and hold the answer open; what goes wrong comes out as one of our errors."""
+    async def _open(self, method: str, address: Address, headers: Mapping[str, str], body: _Body, use: Use[T]) -> T:
+        """Send one request in its turn and return what ``use`` makes of the answer; trouble is one of our errors."""
         for name, value in headers.items():
             if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
                 raise Invalid(f"a header for {address.authority} has characters that HTTP does not allow")
-        async with self._limits.host(address.authority).turn():
-            content = await body()
+        async with self._limits.host(address.authority).turn() as turn:
+            ask = Ask(method, address, headers, await body())
             began, received = time.monotonic(), self.traffic.received_bytes
-            status = 0
+            self.traffic.requests += 1
+            seen = _Seen(turn, use)
             try:
-                request = self._http.build_request(
-                    method,
-                    f"{address.server}{address.target}",
-                    content=content or None,
-                    headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()],
-                    # httpx would tidy the URL up; the target is what goes over the wire.
-                    extensions={"target": address.target.encode("ascii")},
-                )
-                self.traffic.requests += 1
-                if isinstance(content, bytes):
-                    self.traffic.sent_bytes += len(content)
-                response = await self._http.send(request, stream=True)
-                status = response.status_code
-                try:
-                    yield response
-                finally:
-                    if _left_over(response):
-                        _never_again(response)
-                    await response.aclose()
-            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-                raise _translated(error, address) from _shown(error)
+                return await self._carry(ask, seen)
             finally:
                 logger.debug(
                     "%s %s: status %d, %d bytes, %.3f s",
                     method,
                     address.authority,
-                    status,
+                    seen.status,
                     self.traffic.received_bytes - received,
                     time.monotonic() - began,
                 )
 
+    async def _carry(self, ask: Ask, use: Use[T]) -> T:
+        """Let our own connections carry the request, or the library where they cannot."""
+        origin = ask.address.origin
+        if origin in self._by_library:
+            assert self._newer is not None
+            return await self._newer.exchange(ask, use)
+        # A host name with other letters goes through the library, which knows how to spell it.
+        if self._proxies or not ask.address.host.isascii():
+            self._library = self._library or self._make_library(http2=False)
+            if self._library.has_proxy_for(ask.address) or not ask.address.host.isascii():
+                return await self._library.exchange(ask, use)
+        try:
+            return await self._pool.exchange(ask, use)
+        except OtherProtocol as refused:
+            from fusekit.transfer.library import speaks_http2
 
-class _Upload:
-    """The body of an upload in blocks. No async generator: one that is given up half-way needs somebody to close it."""
+            if not speaks_http2():
+                raise Unreachable(
+                    f"{ask.address.authority} does not speak HTTP/1.1; for HTTP/2: pip install 'fusekit[http2]'"
+                ) from refused
+        if origin not in self._by_library:
+            logger.info("%s speaks HTTP/2 only, which takes more CPU", ask.address.authority)
+            self._newer = self._newer or self._make_library(http2=True)
+            self._by_library.add(origin)
+        assert self._newer is not None
+        return await self._newer.exchange(ask, use)
 
-    def __init__(self, data: memoryview, traffic: Traffic) -> None:
-        self._data = data
-        self._traffic = traffic
+    def _make_library(self, *, http2: bool) -> Library:
+        # Imported late: it takes as long as all the rest, and most mounts never need it.
+        from fusekit.transfer.library import Library
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if not self._data:
-            raise StopAsyncIteration
-        block, self._data = self._data[:_SEND_BLOCK], self._data[_SEND_BLOCK:]
-        self._traffic.sent_bytes += len(block)
-        # h11 joins what it is given, so that a view does as well as bytes, without the copy.
-        return cast(bytes, block)
+        return Library(self._tls, self._deadlines, self.traffic, _AGENT, http2=http2)
 
 
-_Body = Callable[[], Awaitable[bytes | _Upload]]
+class _Seen(Generic[T]):
+    """Tells the limit of the host what came back, and lets the answer be used."""
+
+    def __init__(self, turn: Turn, use: Use[T]) -> None:
+        self._turn = turn
+        self._use = use
+        self.status = 0
+
+    async def __call__(self, reply: Reply) -> T:
+        self.status = reply.status
+        self._turn.answered(reply.status, reply.headers)
+        return await self._use(reply)
+
+
+async def _judged(
+    judge: _Judge,
+    address: Address,
+    expect: Container[int],
+    may_renew: bool,
+    follows: bool,
+    elsewhere: bool,
+    reply: Reply,
+) -> Answer | Address | None:
+    """Return the answer, or where it leads, or None where the request is to be signed anew."""
+    if reply.status == 401 and may_renew:
+        return None
+    if reply.status in _REDIRECTS and reply.status not in expect and follows:
+        there = address.redirected(reply.headers.get("location", ""))
+        if there is not None and (elsewhere or there.host == address.host):
+            return there
+    return await judge(reply, address)
 
 
 async def _no_body() -> bytes:
     return b""
-
-
-def _left_over(response: httpx.Response) -> bool:
-    """Return whether bytes came after the end of the body, which the next answer on this connection would begin with.
-
-    No public interface tells, and the library reads on where it stopped: without this, an over-long body is the
-    answer to somebody else's request. A library that keeps its parser elsewhere makes this False, and a test fail.
-    """
-    found: Any = response.stream
-    for name in ("_stream", "_httpcore_stream", "_stream", "_connection", "_h11_state"):
-        found = getattr(found, name, None)
-    return bool(getattr(found, "trailing_data", (b"", False))[0])
-
-
-def _never_again(response: httpx.Response) -> None:
-    """Make sure that the connection of ``response`` is not used for another request.
-
-    A connection that is readable while idle counts as closed by the other side, and one shut down for reading is.
-    """
-    stream: Any = response.extensions.get("network_stream")
-    with suppress(OSError, AttributeError, AssertionError):
-        stream.get_extra_info("socket").shutdown(socket.SHUT_RD)
-
-
-def _lower(response: httpx.Response) -> dict[str, str]:
-    return {name.lower(): value for name, value in response.headers.items()}
-
-
-def _translated(error: Exception, address: Address) -> BackendError:
-    where = address.authority
-    if isinstance(error, httpx.ConnectTimeout):
-        return TimedOut(f"cannot connect to {where}: no answer")
-    if isinstance(error, httpx.TimeoutException):
-        return TimedOut(f"{where} stopped answering")
-    if isinstance(error, httpx.ProxyError):
-        return Unavailable(f"the proxy does not connect to {where}")
-    if isinstance(error, httpx.ConnectError):
-        kind = Unreachable if trouble.unreachable(error) else Unavailable
-        return kind(trouble.describe(error, where, address.host, connected=False))
-    if isinstance(error, httpx.RemoteProtocolError):
-        gone = "disconnected" in str(error) or "peer closed" in str(error)
-        return Unavailable(f"{where} " + ("ended the connection in mid-answer" if gone else "sent what is not HTTP"))
-    if isinstance(error, httpx.DecodingError):
-        return Unavailable(f"{where} sent an answer that does not decompress")
-    if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol | httpx.InvalidURL):
-        return Invalid(f"this cannot be asked of {where}")
-    return Unavailable(trouble.describe(error, where, address.host, connected=True))
-
-
-def _shown(error: Exception) -> Exception | None:
-    """Return the cause to keep for a traceback, None where its text may quote a header or a body."""
-    quoting = (httpx.LocalProtocolError, httpx.RemoteProtocolError, httpx.InvalidURL, httpx.DecodingError)
-    return None if isinstance(error, quoting) else error
-
-
-class _HostOnly(logging.Filter):
-    """Cuts URLs in the records of a library down to their host."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(
-                f"{value.scheme}://{value.netloc.decode('ascii')}" if isinstance(value, httpx.URL) else value
-                for value in record.args
-            )
-        return True
-
-
-_HOST_ONLY: Final = _HostOnly()
-
-
-def _silence_libraries() -> None:
-    """Keep other people's log records from holding our secrets.
-
-    httpx logs each URL, signatures included; httpcore logs headers, at DEBUG, where a redirect's Location is one.
-    """
-    logging.getLogger("httpx").addFilter(_HOST_ONLY)
-    logging.getLogger("httpcore").setLevel(logging.INFO)

@@ -48,6 +48,13 @@ def unreachable(error: BaseException) -> bool:
     return any(isinstance(cause, wrong) for cause in _causes(error))
 
 
+def no_common_protocol(error: BaseException) -> bool:
+    """Return whether the server refused the handshake because it does not speak HTTP/1.1."""
+    return any(
+        isinstance(cause, ssl.SSLError) and "NO_APPLICATION_PROTOCOL" in _reason(cause, "") for cause in _causes(error)
+    )
+
+
 def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
     """Return a context that verifies every host against the system's certificates and those in ``ca_file``.
 

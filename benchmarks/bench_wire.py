@@ -144,23 +144,41 @@ def _ranges(size: int, mode: str) -> list[list[tuple[int, int]]]:
     return [[(i * step, (i + 1) * step)] for i in range(PARALLEL)]
 
 
-async def _by_fusekit(url: str, ca_file: Path, size: int, mode: str, *, inlet: bool) -> int:
+class _Meter:
+    """CPU and time from `start` to `stop`, of this process or of those that it started."""
+
+    def __init__(self, who: int) -> None:
+        self._who = who
+
+    def start(self) -> None:
+        self._before, self._began = resource.getrusage(self._who), time.perf_counter()
+
+    def stop(self) -> None:
+        self.seconds, after = time.perf_counter() - self._began, resource.getrusage(self._who)
+        self.cpu_s = after.ru_utime - self._before.ru_utime + after.ru_stime - self._before.ru_stime
+        self.peak_mib = after.ru_maxrss / 1024
+
+
+async def _by_fusekit(meter: _Meter, url: str, ca_file: Path, size: int, mode: str, *, inlet: bool) -> int:
     got = 0
 
-    async def work(client: Client, ranges: list[tuple[int, int]]) -> None:
+    async def work(client: Client, sink: _Sink, ranges: list[tuple[int, int]]) -> None:
         nonlocal got
-        sink = _Inlet() if inlet else _Sink()
         for start, stop in ranges:
             await client.fetch(url, start, stop, sink)
         got += sink.got
 
-    async with Client(url.rpartition("/")[0], ca_file=ca_file) as client, trio.open_nursery() as nursery:
-        for ranges in _ranges(size, mode):
-            nursery.start_soon(work, client, ranges)
+    async with Client(url.rpartition("/")[0], ca_file=ca_file) as client:
+        tasks = [(_Inlet() if inlet else _Sink(), ranges) for ranges in _ranges(size, mode)]
+        meter.start()
+        async with trio.open_nursery() as nursery:
+            for sink, ranges in tasks:
+                nursery.start_soon(work, client, sink, ranges)
+        meter.stop()
     return got
 
 
-async def _by_httpx(url: str, ca_file: Path, size: int, mode: str) -> int:
+async def _by_httpx(meter: _Meter, url: str, ca_file: Path, size: int, mode: str) -> int:
     got = 0
 
     async def work(client: httpx.AsyncClient, ranges: list[tuple[int, int]]) -> None:
@@ -172,9 +190,12 @@ async def _by_httpx(url: str, ca_file: Path, size: int, mode: str) -> int:
                     got += len(block)
 
     context = ssl.create_default_context(cafile=ca_file)
-    async with httpx.AsyncClient(verify=context, timeout=60) as client, trio.open_nursery() as nursery:
-        for ranges in _ranges(size, mode):
-            nursery.start_soon(work, client, ranges)
+    async with httpx.AsyncClient(verify=context, timeout=60) as client:
+        meter.start()
+        async with trio.open_nursery() as nursery:
+            for ranges in _ranges(size, mode):
+                nursery.start_soon(work, client, ranges)
+        meter.stop()
     return got
 
 
@@ -183,7 +204,7 @@ def _by_curl(url: str, ca_file: Path, size: int, mode: str) -> int:
     if mode == "small":
         # One process and one connection: what curl does without being started anew.
         every = [pair for ranges in _ranges(size, mode) for pair in ranges]
-        lines = "".join(f'url={url}\nrange={start}-{stop - 1}\noutput=/dev/null\nnext\n' for start, stop in every)
+        lines = "".join(f"url={url}\nrange={start}-{stop - 1}\noutput=/dev/null\nnext\n" for start, stop in every)
         head = f"silent\ncacert={ca_file}\nhttp1.1\n"
         config = lines.replace("next\n", f"next\n{head}").removesuffix(f"next\n{head}")
         subprocess.run(["curl", "-K", "-"], input=head + config, text=True, check=True)
@@ -199,25 +220,24 @@ def _by_curl(url: str, ca_file: Path, size: int, mode: str) -> int:
 
 
 def measure(name: str, mode: str, url: str, ca_file: Path, size: int) -> dict[str, float]:
-    who = resource.RUSAGE_CHILDREN if name == "curl" else resource.RUSAGE_SELF
-    before, began = resource.getrusage(who), time.perf_counter()
+    meter = _Meter(resource.RUSAGE_CHILDREN if name == "curl" else resource.RUSAGE_SELF)
     if name == "curl":
+        meter.start()
         got = _by_curl(url, ca_file, size, mode)
+        meter.stop()
     elif name == "httpx":
-        got = trio.run(_by_httpx, url, ca_file, size, mode)
+        got = trio.run(_by_httpx, meter, url, ca_file, size, mode)
     else:
-        got = trio.run(lambda: _by_fusekit(url, ca_file, size, mode, inlet=name == "inlet"))
-    seconds, after = time.perf_counter() - began, resource.getrusage(who)
+        got = trio.run(lambda: _by_fusekit(meter, url, ca_file, size, mode, inlet=name == "inlet"))
     wanted = SMALL * SMALL_REQUESTS if mode == "small" else size
     if got != wanted:
         raise SystemExit(f"{name} brought {got} bytes instead of {wanted}")
-    cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
     requests = SMALL_REQUESTS if mode == "small" else len(_ranges(size, mode))
     return {
-        "mb_per_s": got / seconds / 1e6,
-        "cpu_s_per_gib": cpu * 2**30 / got,
-        "cpu_us_per_request": cpu * 1e6 / requests,
-        "peak_mib": after.ru_maxrss / 1024,
+        "mb_per_s": got / meter.seconds / 1e6,
+        "cpu_s_per_gib": meter.cpu_s * 2**30 / got,
+        "cpu_us_per_request": meter.cpu_s * 1e6 / requests,
+        "peak_mib": meter.peak_mib,
     }
 
 
@@ -268,11 +288,24 @@ def main() -> None:
                             flush=True,
                         )
     if options.json:
-        options.json.write_text(json.dumps({"size": size, "repeat": options.repeat, "results": results}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"size": size, "repeat": options.repeat, "results": results}, indent=1) + "\n"
+        )
 
 
 def _measured(name: str, mode: str, url: str, directory: Path, size: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--measure", name, mode, url, "--size", str(size), "--directory", str(directory)]
+    command = [
+        sys.executable,
+        __file__,
+        "--measure",
+        name,
+        mode,
+        url,
+        "--size",
+        str(size),
+        "--directory",
+        str(directory),
+    ]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found
 

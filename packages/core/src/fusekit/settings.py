@@ -96,6 +96,12 @@ class Settings:
     drain_timeout_s: float = option(
         default=60.0, converter=parse_duration, help="how long SIGTERM waits for uploads before it detaches"
     )
+    requests_max: int = option(
+        default=16,
+        converter=int,
+        validator=attrs.validators.ge(1),
+        help="most requests at once at one host; a host that says it is too many gets fewer",
+    )
     ca_file: Path | None = option(
         default=None, converter=attrs.converters.optional(Path), help="certificates to trust besides the system's"
     )

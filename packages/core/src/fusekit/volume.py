@@ -106,6 +106,7 @@ class Volume:
             "handles": len(self.filesystem.handles),
             "inodes": len(self.filesystem.tree.inodes),
             "cache_bytes": self.blocks.bytes_used,
+            "hosts": self.mount.hosts(),
             **self.metrics.as_dict(),
         }
 
@@ -120,6 +121,7 @@ class Volume:
             "capabilities": {**values, "rename": [flag.name for flag in capabilities.rename]},
             "case_folding": capabilities.fold is not None,
             "skipped_names": self.metrics.skipped_names,
+            "hosts": self.mount.hosts(),
         }
 
 
@@ -129,7 +131,7 @@ class VolumeMount:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._clients: list[Client] = []
-        self._limits = Limits()
+        self._limits = Limits(settings.requests_max)
         self._tls: ssl.SSLContext | None = None
         self.opened: list[manager.Stack] = []
         self.volume: Volume | None = None
@@ -153,6 +155,10 @@ class VolumeMount:
         )
         self._clients.append(client)
         return client
+
+    def hosts(self) -> dict[str, dict[str, Any]]:
+        """Return how many requests run and wait at each host that was asked, and how many may run."""
+        return {authority: attrs.asdict(found) for authority, found in self._limits.statistics().items()}
 
     def changed(self, ref: str, name: str | None = None, principal: str | None = None) -> None:
         """Ask again before what was said to have changed is believed, here and in the kernel."""

@@ -84,6 +84,10 @@ def _show(status: dict[str, Any], *, full: bool) -> None:
         return
     tell(f"  consistency: {status['consistency']}, write: {status['write']}")
     tell(f"  read: {size_text(status['bytes_read'])}, written: {size_text(status['bytes_written'])}")
+    for host, at in sorted(status.get("hosts", {}).items()):
+        waiting = f", {at['waiting']} waiting" if at["waiting"] else ""
+        lowered = f"; it asked for fewer {at['lowered']} times" if at["lowered"] else ""
+        tell(f"  {printable(host)}: {at['running']} of {at['allowed']} requests at once{waiting}{lowered}")
     for hook, number in sorted(status["calls"].items(), key=lambda pair: -pair[1]):
         failed = f", {status['errors'][hook]} failed" if status["errors"].get(hook) else ""
         tell(f"    {hook.removeprefix('fusekit_')}: {number}{failed}, {status['seconds'].get(hook, 0):.2f} s in all")

@@ -32,16 +32,17 @@ class Address:
     host: str
     port: int
     target: str = attrs.field(repr=False)
+    authority: str = attrs.field(init=False, eq=False, repr=False)
+    """``host:port``, with brackets around an IPv6 address."""
+
+    @authority.default
+    def _make_authority(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def origin(self) -> tuple[str, str, int]:
         """Return what must be equal for a request to be signed."""
         return self.scheme, self.host, self.port
-
-    @property
-    def authority(self) -> str:
-        """Return ``host:port``, with brackets around an IPv6 address."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def path(self) -> str:

@@ -132,7 +132,7 @@ class Pool:
 
     def _give(self, origin: Origin, connection: Connection) -> None:
         connection.give_back()
-        if self._closed or not connection.reusable or not connection.quiet:
+        if self._closed or not connection.reusable:
             connection.close()
             return
         connection.idle_since = trio.current_time()

@@ -50,9 +50,9 @@ def unreachable(error: BaseException) -> bool:
 
 def no_common_protocol(error: BaseException) -> bool:
     """Return whether the server refused the handshake because it does not speak HTTP/1.1."""
-    return any(
-        isinstance(cause, ssl.SSLError) and "NO_APPLICATION_PROTOCOL" in _reason(cause, "") for cause in _causes(error)
-    )
+    # Python has no word for this alert everywhere; then it is only in OpenSSL's text.
+    texts = (f"{_reason(cause, '')} {cause}" for cause in _causes(error) if isinstance(cause, ssl.SSLError))
+    return any("NO_APPLICATION_PROTOCOL" in text.upper().replace(" ", "_") for text in texts)
 
 
 def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:

@@ -140,6 +140,7 @@ class Connection:
         self.headers: Mapping[str, str] = {}
         self.received = self.sent = 0
         self.heard = False  # whether any byte of an answer came
+        self._ran = False  # whether there was a read since the task last waited
         self._left: int | None = 0  # of the body; None: its end is marked in the body, or by the end of the connection
         self._rest = memoryview(b"")  # of the body, come along with the head
         self._complete = self._keep = False
@@ -476,18 +477,17 @@ class Connection:
     # ---- the socket --------------------------------------------------------------------------------------------
 
     async def _some(self, deadline: float) -> bytes:
-        """Return the next few bytes.
+        """Return the next few bytes. What was taken from the kernel is returned, whoever cancels.
 
         Raises:
             Ended: there are none. Broken: the connection is lost.
         """
-        waited = False
+        await self._give_way()
         while True:
             try:
                 data = self._sock.recv(BLOCK if self.status else _HEAD_BLOCK)
             except (BlockingIOError, ssl.SSLWantReadError):
                 await self._readable(deadline)
-                waited = True
             except ssl.SSLWantWriteError:
                 await self._writable()
             except OSError as error:
@@ -495,8 +495,6 @@ class Connection:
             else:
                 if not data:
                     raise Ended
-                if not waited:
-                    await trio.lowlevel.checkpoint()
                 return data
 
     async def _fill(self, view: memoryview) -> int:
@@ -505,8 +503,8 @@ class Connection:
         Raises:
             Ended: there is none. Broken: the connection is lost.
         """
+        await self._give_way()
         sock = self._sock
-        waited = False
         got = 0
         while True:
             try:
@@ -518,7 +516,6 @@ class Connection:
             except (BlockingIOError, ssl.SSLWantReadError):
                 if not got:
                     await self._readable(trio.current_time() + self._deadlines.idle)
-                    waited = True
                     continue
             except ssl.SSLWantWriteError:
                 if not got:
@@ -530,9 +527,13 @@ class Connection:
                     raise _broken(error) from error
             if not got:
                 raise Ended
-            if not waited:
-                await trio.lowlevel.checkpoint()
             return got
+
+    async def _give_way(self) -> None:
+        """Let the other tasks run before another read, if this one did not have to wait for its last one."""
+        if self._ran:
+            await trio.lowlevel.checkpoint()
+        self._ran = True
 
     async def _send(self, data: memoryview, *, more: bool = False) -> int:
         """Hand the first bytes of ``data`` to the kernel and return how many."""
@@ -549,6 +550,7 @@ class Connection:
                 raise _broken(error) from error
 
     async def _readable(self, deadline: float) -> None:
+        self._ran = False
         # The listener of an upload waits without a deadline, and must leave the one of the sender alone.
         if deadline == math.inf:
             await trio.lowlevel.wait_readable(self._sock)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,8 +20,8 @@ from fusekit.errors import Corrupt, Invalid, Stale, TimedOut, TooLarge, Unavaila
 from fusekit.testing.certificates import make_certificate
 from fusekit.testing.raw import Kept, Request, Server, answer, part, running
 from fusekit.transfer.client import Client
-from fusekit.transfer.exchange import Decoder, Undecodable
-from fusekit.transfer.wire import BLOCK, HEAD_MAX, INTERIM_MAX
+from fusekit.transfer.exchange import Deadlines, Decoder, Undecodable
+from fusekit.transfer.wire import BLOCK, HEAD_MAX, INTERIM_MAX, Connection
 from fusekit.types import Expect
 
 TEXT = b"0123456789"
@@ -370,9 +372,10 @@ async def test_a_length_beside_chunks_is_not_believed_and_the_connection_not_use
 async def test_bytes_behind_the_end_are_no_answer_to_the_next_request(
     server: Server, client: Client, chunked: bool
 ) -> None:
-    body = b"2\r\n{}\r\n0\r\n\r\n" if chunked else b"{}"
-    length, more = (-1, {"Transfer_Encoding": "chunked"}) if chunked else (2, {})
-    server.reply(answer(body + EVIL, length=length, **more))
+    if chunked:
+        server.reply(answer(b"2\r\n{}\r\n0\r\n\r\n" + EVIL, length=-1, Transfer_Encoding="chunked"))
+    else:
+        server.reply(answer(b"{}" + EVIL, length=2))
     assert (await client.request("GET", "/")).content == b"{}"
     await still_fine(server, client)
     assert server.connections == 2
@@ -626,6 +629,26 @@ async def test_large_uploads_arrive_whole_and_keep_the_connection(tmp_path: Path
             assert client.traffic.sent_bytes == 2 * data.stop
         assert [sent.body == data.data for sent in server.requests] == [True, True]
         assert server.connections == 1
+
+
+async def test_what_came_is_not_lost_to_a_cancellation() -> None:
+    """The listener of an upload is cancelled when that is sent, and what it had read of the answer must not go with it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        data = bytes(range(256)) * 400
+        theirs.sendall(data)
+        connection = Connection(ours, Deadlines(1, 1, 1), [])
+        came, cancelled = b"", 0
+        while len(came) < len(data):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                came += await connection._some(math.inf)
+            if scope.cancelled_caught:
+                cancelled += 1
+                came += await connection._some(math.inf)
+    assert came == data
+    assert cancelled
 
 
 # --- TLS ---

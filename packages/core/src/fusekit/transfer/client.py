@@ -2,9 +2,9 @@
 
 Transfer layer. A backend holds a `Client` as `fusekit.types.Http`. Here is decided what is asked of whom: how it is
 signed, where a redirect may lead, which turn it waits for, which error an answer stands for. The bytes are moved by
-a carrier: connections of our own (`fusekit.transfer.pool`), or the HTTP library (`fusekit.transfer.library`) where a
-host is behind a proxy or does not speak HTTP/1.1. One request is one request: nothing is retried here but a 401, once,
-with renewed credentials, because only core knows what is safe to repeat and how long to wait.
+a carrier (`fusekit.transfer.carriers`): connections of our own, or the HTTP library where those do not do. One request
+is one request: nothing is retried here but a 401, once, with renewed credentials, because only core knows what is safe
+to repeat and how long to wait.
 
 Nothing here shows a path, a query or a header value: any of them may be a secret.
 """
@@ -16,26 +16,22 @@ import logging
 import re
 import ssl
 import time
-import urllib.request
 from collections.abc import Awaitable, Callable, Container, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, Self
+from typing import Any, Final, Generic, Self
 
 from fusekit import __version__
-from fusekit.errors import Corrupt, Invalid, Unavailable, Unreachable
+from fusekit.errors import Corrupt, Invalid, Unavailable
 from fusekit.transfer import trouble
 from fusekit.transfer.address import Address, Params, parse_base
 from fusekit.transfer.body import STATUSES, open_body, range_header
+from fusekit.transfer.carriers import Carriers
 from fusekit.transfer.exchange import Ask, Deadlines, Reply, T, Traffic, Use
 from fusekit.transfer.limits import Limits, Turn
-from fusekit.transfer.pool import OtherProtocol, Pool
 from fusekit.transfer.status import error_for
 from fusekit.types import Answer, Auth, Expect, Explain, Part, Sink
-
-if TYPE_CHECKING:
-    from fusekit.transfer.library import Library
 
 logger = logging.getLogger(__name__)
 
@@ -84,14 +80,12 @@ class Client:
         self._auth = auth
         self._explain = explain
         self._limits = limits or Limits()
-        self._tls = tls or trouble.tls_context(ca_file)
-        self._deadlines = Deadlines(connect_timeout_s, idle_timeout_s, idle_timeout_s)
-        self._pool = Pool(self._tls, self._deadlines, self.traffic, _AGENT)
-        # Whether any proxy is set at all costs next to nothing; for which hosts is the library's to say.
-        self._proxies = any(name in urllib.request.getproxies() for name in ("http", "https", "all"))
-        self._library: Library | None = None
-        self._newer: Library | None = None  # the same, where HTTP/2 is needed
-        self._by_library: set[tuple[str, str, int]] = set()
+        self._carriers = Carriers(
+            tls or trouble.tls_context(ca_file),
+            Deadlines(connect_timeout_s, idle_timeout_s, idle_timeout_s),
+            self.traffic,
+            _AGENT,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,10 +97,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        self._pool.close()
-        for library in (self._library, self._newer):
-            if library is not None:
-                await library.aclose()
+        await self._carriers.aclose()
 
     async def request(
         self,
@@ -257,7 +248,7 @@ class Client:
             self.traffic.requests += 1
             seen = _Seen(turn, use)
             try:
-                return await self._carry(ask, seen)
+                return await self._carriers.exchange(ask, seen)
             finally:
                 logger.debug(
                     "%s %s: status %d, %d bytes, %.3f s",
@@ -267,39 +258,6 @@ class Client:
                     self.traffic.received_bytes - received,
                     time.monotonic() - began,
                 )
-
-    async def _carry(self, ask: Ask, use: Use[T]) -> T:
-        """Let our own connections carry the request, or the library where they cannot."""
-        origin = ask.address.origin
-        if origin in self._by_library:
-            assert self._newer is not None
-            return await self._newer.exchange(ask, use)
-        # A host name with other letters goes through the library, which knows how to spell it.
-        if self._proxies or not ask.address.host.isascii():
-            self._library = self._library or self._make_library(http2=False)
-            if self._library.has_proxy_for(ask.address) or not ask.address.host.isascii():
-                return await self._library.exchange(ask, use)
-        try:
-            return await self._pool.exchange(ask, use)
-        except OtherProtocol as refused:
-            from fusekit.transfer.library import speaks_http2
-
-            if not speaks_http2():
-                raise Unreachable(
-                    f"{ask.address.authority} does not speak HTTP/1.1; for HTTP/2: pip install 'fusekit[http2]'"
-                ) from refused
-        if origin not in self._by_library:
-            logger.info("%s speaks HTTP/2 only, which takes more CPU", ask.address.authority)
-            self._newer = self._newer or self._make_library(http2=True)
-            self._by_library.add(origin)
-        assert self._newer is not None
-        return await self._newer.exchange(ask, use)
-
-    def _make_library(self, *, http2: bool) -> Library:
-        # Imported late: it takes as long as all the rest, and most mounts never need it.
-        from fusekit.transfer.library import Library
-
-        return Library(self._tls, self._deadlines, self.traffic, _AGENT, http2=http2)
 
 
 class _Seen(Generic[T]):

@@ -26,6 +26,9 @@ REQUESTS_MAX: Final = 16
 # waits gets the service's own answer and not a timeout; the call that was refused obeys the whole of it (`RetryPolicy`).
 HOLD_MAX_S: Final = 20.0
 
+# A service that names another host in each signed URL does not fill the memory; those that are at rest are forgotten.
+HOSTS_KEPT: Final = 256
+
 _TOO_MANY: Final = frozenset({429, 503})
 
 
@@ -78,6 +81,12 @@ class HostLimit:
         return HostStatistics(
             self._running, len(self._waiting), self._requests_max, int(self._allowed), self._lowered, round(held_s, 3)
         )
+
+    @property
+    def at_rest(self) -> bool:
+        """Return whether a new limit would be the same: nobody is here, and the host allows all."""
+        idle = not self._running and not self._waiting and trio.current_time() >= self._held_until
+        return idle and self._allowed >= self._requests_max
 
     # ---- for turns ---------------------------------------------------------------------------------------------
 
@@ -169,8 +178,10 @@ class Limits:
         self._hosts: dict[str, HostLimit] = {}
 
     def host(self, authority: str) -> HostLimit:
-        """Return the limit of ``authority``, the same object every time."""
+        """Return the limit of ``authority``, the same object every time while there is anything to remember of it."""
         if authority not in self._hosts:
+            if len(self._hosts) >= HOSTS_KEPT:
+                self._hosts = {name: limit for name, limit in self._hosts.items() if not limit.at_rest}
             self._hosts[authority] = HostLimit(self.requests_max)
         return self._hosts[authority]
 

@@ -246,9 +246,10 @@ async def test_a_server_with_http2_only_is_served_and_said_once(
         assert kept.data == b"/second?x=%2F"
         assert sorted(server.paths) == ["/first", "/first", "/first", "/second?x=%2F"]
         assert server.refused <= 3
-    said = [record.getMessage() for record in caplog.records if record.name == "fusekit.transfer.client"]
-    said = [line for line in said if "HTTP/2" in line]
-    assert said == [f"127.0.0.1:{server.port} speaks HTTP/2 only, which takes more CPU"]
+    said = [record.getMessage() for record in caplog.records if record.name == "fusekit.transfer.carriers"]
+    assert said == [
+        f"127.0.0.1:{server.port} is served by the HTTP library, which takes more CPU: it speaks HTTP/2 only"
+    ]
 
 
 @pytest.mark.usefixtures("_refusing", "_no_proxies")

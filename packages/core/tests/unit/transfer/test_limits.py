@@ -12,7 +12,7 @@ import trio.testing
 from fusekit.errors import Throttled, Unavailable
 from fusekit.testing.raw import Server, answer
 from fusekit.transfer.client import Client
-from fusekit.transfer.limits import HOLD_MAX_S, HostLimit, Limits
+from fusekit.transfer.limits import HOLD_MAX_S, HOSTS_KEPT, HostLimit, Limits
 
 AFTER_5: Mapping[str, str] = {"retry-after": "5"}
 
@@ -238,6 +238,17 @@ async def test_hosts_are_apart() -> None:
     assert {name: host.allowed for name, host in limits.statistics().items()} == {"a:1": 4}
     assert limits.host("b:1").statistics().allowed == 8
     assert limits.host("a:1") is limits.host("a:1")
+
+
+async def test_hosts_with_nothing_to_remember_are_forgotten() -> None:
+    limits = Limits(8)
+    throttle(limits.host("lowered:1"))
+    async with limits.host("busy:1").turn():
+        for number in range(3 * HOSTS_KEPT):
+            limits.host(f"{number}:1")
+        assert len(limits.statistics()) <= HOSTS_KEPT
+        assert limits.statistics()["lowered:1"].allowed == 4
+        assert limits.statistics()["busy:1"].running == 1
 
 
 # --- by the client ---

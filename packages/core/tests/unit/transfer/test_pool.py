@@ -142,7 +142,7 @@ async def test_connections_expire(mock_clock: trio.testing.MockClock, server: Se
         mock_clock.jump(IDLE_S + 1)
         await client.request("GET", "/")
         assert server.connections == 2
-        assert client._pool.idle == 1
+        assert client._carriers.pool.idle == 1
 
 
 async def test_an_origin_that_is_no_longer_asked_is_let_go(
@@ -153,10 +153,10 @@ async def test_an_origin_that_is_no_longer_asked_is_let_go(
     async with Client(server.url) as client:
         await client.request("GET", other.url + "/")
         await client.request("GET", "/")
-        assert client._pool.idle == 2
+        assert client._carriers.pool.idle == 2
         mock_clock.jump(IDLE_S + 1)
         await client.request("GET", "/")
-        assert client._pool.idle == 1
+        assert client._carriers.pool.idle == 1
 
 
 async def test_no_more_than_so_many_are_kept(server: Server) -> None:
@@ -175,7 +175,7 @@ async def test_no_more_than_so_many_are_kept(server: Server) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(IDLE_MAX + 5):
                 nursery.start_soon(client.request, "GET", "/")
-        assert client._pool.idle == IDLE_MAX
+        assert client._carriers.pool.idle == IDLE_MAX
 
 
 @pytest.mark.parametrize("reply", [answer(b"x", close=True), b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx"])
@@ -184,7 +184,7 @@ async def test_a_connection_that_is_announced_to_close_is_not_kept(
 ) -> None:
     server.reply(reply)
     await client.request("GET", "/")
-    assert client._pool.idle == 0
+    assert client._carriers.pool.idle == 0
 
 
 async def test_an_error_that_was_read_whole_keeps_the_connection(server: Server, client: Client) -> None:
@@ -251,7 +251,7 @@ async def test_closing_the_client_closes_what_is_idle_and_lets_the_rest_end(serv
         await begun.wait()
         await client.aclose()
         go.set()
-    assert client._pool.idle == 0
+    assert client._carriers.pool.idle == 0
 
 
 # --- cancelled ---
@@ -336,7 +336,7 @@ async def test_cancelling_closes_the_connection(tmp_path: Path, phase: Phase, up
                 await reached.wait()
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 requests.cancel_scope.cancel()
-            assert client._pool.idle == 0
+            assert client._carriers.pool.idle == 0
             assert [host.running for host in limits.statistics().values()] == [0]
             with trio.fail_after(5):
                 await ended.wait()

@@ -250,7 +250,7 @@ async def test_an_endless_head_is_cut_off(server: Server, client: Client, first:
     with pytest.raises(Unavailable, match="not HTTP"):
         await fetch(client)
     await over.wait()
-    assert client._pool.idle == 0
+    assert client._carriers.pool.idle == 0
 
 
 async def test_as_many_interim_answers_as_are_allowed_are(server: Server, client: Client) -> None:
@@ -272,7 +272,7 @@ async def test_a_head_one_byte_at_a_time_has_one_deadline(mock_clock: trio.testi
         with pytest.raises(TimedOut, match="stopped answering"):
             await fetch(client)
         assert 60 <= trio.current_time() - began < 70
-        assert client._pool.idle == 0
+        assert client._carriers.pool.idle == 0
 
 
 async def test_a_body_that_trickles_is_not_idle(mock_clock: trio.testing.MockClock, server: Server) -> None:
@@ -355,7 +355,7 @@ async def test_a_wrong_chunked_body_is_corrupt(server: Server, client: Client, b
     server.reply(hang_up)
     with pytest.raises(Corrupt):
         await fetch(client, None)
-    assert client._pool.idle == 0
+    assert client._carriers.pool.idle == 0
     await still_fine(server, client)
 
 
@@ -419,7 +419,7 @@ async def test_a_head_request_has_no_body_whatever_is_announced(server: Server, 
 async def test_a_body_up_to_the_end_of_the_connection(server: Server, client: Client) -> None:
     server.reply(answer(TEXT, length=-1, close=True))
     assert await fetch(client, None) == TEXT
-    assert client._pool.idle == 0
+    assert client._carriers.pool.idle == 0
 
 
 async def test_an_encoding_that_was_not_asked_for_is_corrupt(server: Server, client: Client) -> None:
@@ -583,7 +583,7 @@ async def test_a_refusal_in_the_middle_of_an_upload_is_heard(tmp_path: Path, tls
     ):
         with pytest.raises(TooLarge, match="too big"):
             await client.send("/up", LARGE)
-        assert client._pool.idle == 0
+        assert client._carriers.pool.idle == 0
         assert client.traffic.sent_bytes < LARGE.stop
 
 
@@ -595,7 +595,7 @@ async def test_a_success_before_the_end_of_an_upload_is_none() -> None:
     async with refusing(early) as url, Client(url) as client:
         with pytest.raises(Unavailable):
             await client.send("/up", LARGE)
-        assert client._pool.idle == 0
+        assert client._carriers.pool.idle == 0
 
 
 async def test_a_connection_that_ends_in_an_upload_is_unavailable() -> None:

@@ -84,7 +84,9 @@ class Pool:
                 try:
                     await connection.ask(ask, self._agent, scope)
                 except Broken as error:
-                    if connection.reused and not connection.heard and _cannot_have_acted(ask, connection):
+                    # Closed in an orderly way, that is: a reset in the middle of a request is trouble to be told.
+                    stale = isinstance(error, Ended) and connection.reused and not connection.heard
+                    if stale and _cannot_have_acted(ask, connection):
                         raise _Stale from None
                     raise _translated(error, ask.address) from error.__cause__
                 answered = True

@@ -117,6 +117,19 @@ async def test_what_may_have_acted_is_not_repeated(server: Server, client: Clien
     assert [sent.method for sent in server.requests] == ["GET", method]
 
 
+async def test_a_reset_is_told(server: Server, client: Client) -> None:
+    async def reset(request: Request, stream: trio.abc.Stream) -> None:
+        assert isinstance(stream, trio.SocketStream)
+        stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await stream.aclose()
+
+    server.reply(answer(b"first"), reset, answer())
+    await client.request("GET", "/")
+    with pytest.raises(Unavailable, match="lost"):
+        await client.request("GET", "/")
+    assert len(server.requests) == 2
+
+
 async def test_an_answer_that_began_is_not_asked_for_again(server: Server, client: Client) -> None:
     async def half(request: Request, stream: trio.abc.Stream) -> None:
         await stream.send_all(b"HTTP/1.1 200")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import aclosing
 from typing import ClassVar, Final, Literal
 from urllib.parse import urljoin, urlsplit
 
@@ -30,6 +29,7 @@ from fusekit.api import (
     Mount,
     NotDirectory,
     NotFound,
+    NotSupported,
     Page,
     Rename,
     Sink,
@@ -171,12 +171,13 @@ class HttpBackend:
             listed += found
             await trio.lowlevel.checkpoint()
         await self._judge(directory, listed)
-        known = [one for one in listed if one.directory or not self._heads]
+        asked = [one for one in listed if not one.directory and (self._heads or not one.exact)]
+        known = [one for one in listed if one.directory or not (self._heads or not one.exact)]
         for start in range(0, len(known), _PAGE):
             await page([one.entry(self._by(one)) for one in known[start : start + _PAGE]])
             await trio.lowlevel.checkpoint()
-        if self._heads:
-            await self._complete(directory, [one for one in listed if not one.directory], page)
+        if asked:
+            await self._complete(directory, asked, page)
 
     @hookimpl
     async def fusekit_stat(self, directory: Entry, name: str, known: Entry | None) -> Entry:
@@ -263,21 +264,22 @@ class HttpBackend:
         """Decide from a listing's files whether listings are enough, and what versions are made of then.
 
         The server's measure is the coarsest that a listing showed. Minutes may be those of another zone than GMT, so the
-        first of them is compared with a HEAD.
+        first of them is compared with a HEAD. Single files of which too little is told (links in Caddy's listings) are
+        asked for, and measured like the others.
         """
         files = [one for one in found if not one.directory]
         if self._heads or not files:
             return
-        if not all(one.exact for one in files):
+        exact = [one for one in files if one.exact]
+        minutes = any(one.step_s > 1 for one in exact)
+        if not exact or (minutes and len(exact) < len(files)):
+            # Files that must be asked for anyway may as well have the better version.
             self._heads, self._measure = True, None
+        elif minutes and self._measure is not Measure.MINUTE:
+            self._heads = not await self._in_gmt(directory, exact[0])
+            self._measure = None if self._heads else Measure.MINUTE
         elif self._measure is None:
-            measure = Measure.MINUTE if any(one.step_s > 1 for one in files) else Measure.SECOND
-            if measure is Measure.MINUTE and not await self._in_gmt(directory, files[0]):
-                self._heads = True
-            else:
-                self._measure = measure
-        elif self._measure is Measure.SECOND and any(one.step_s > 1 for one in files):
-            self._measure = Measure.MINUTE
+            self._measure = Measure.SECOND
 
     async def _in_gmt(self, directory: Entry, listed: Found) -> bool:
         asked = await self._head(directory, listed.name, None)
@@ -307,24 +309,26 @@ class HttpBackend:
                 for one in left:
                     try:
                         asked = await self._head(directory, one.name, None)
-                    except Denied:
+                    except (Denied, Invalid, NotSupported):
                         asked = one  # it is there, and who reads it is told why not
                     if asked is not None:
                         await send.send(asked)
 
-        async with trio.open_nursery() as nursery:
-            async with send:
-                for _ in range(min(HEADS_MAX, len(found))):
-                    nursery.start_soon(ask, send.clone())
-            ready: list[Entry] = []
-            async with aclosing(receive):
+        try:
+            async with trio.open_nursery() as nursery:
+                async with send:
+                    for _ in range(min(HEADS_MAX, len(found))):
+                        nursery.start_soon(ask, send.clone())
+                ready: list[Entry] = []
                 async for one in receive:
                     ready.append(one.entry(self._by(one)))
                     if len(ready) >= _PAGE:
                         await page(ready)
                         ready = []
-            if ready:
-                await page(ready)
+                if ready:
+                    await page(ready)
+        except ExceptionGroup as group:
+            raise _first(group) from group
 
     async def _head(self, directory: Entry, name: str, known: Entry | None) -> Found | None:
         """Return what HEAD tells about ``name``, None where there is none.
@@ -405,6 +409,12 @@ class _Unless:
 
     def __contains__(self, status: object) -> bool:
         return status not in self.others
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    """Return the first failure of several tasks that ask the same server for much the same."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 @hookimpl

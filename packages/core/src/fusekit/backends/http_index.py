@@ -47,7 +47,7 @@ class _Row:
             # Both servers that show times with a zone give the size in bytes as the cell's sort key.
             size = int(self.order) if self.order.isascii() and self.order.isdigit() else None
         else:
-            size, modified_s = _by_minute(" ".join(self.after))
+            size, modified_s = _by_minute("".join(self.after))
             step_s = MINUTE_S if modified_s is not None else 1
         if self.link.directory:
             return Found(self.link.name, directory=True)  # a HEAD of it tells no time, so a listing should not
@@ -84,8 +84,9 @@ class _Page(HTMLParser):
             self._row, self._inside = (_Row(link), True) if link is not None else (None, False)
         elif tag in {"tr", "li"}:
             self._end_row()
-        elif self._row is not None and tag == "td" and not self._row.order:
-            self._row.order = given.get("data-order") or ""
+        elif self._row is not None and tag == "td":
+            self._row.after.append(" ")
+            self._row.order = self._row.order or given.get("data-order") or ""
         elif self._row is not None and tag == "time":
             self._row.stamp = given.get("datetime") or ""
 
@@ -131,14 +132,14 @@ def read_json(content: bytes, folder: Folder) -> Iterator[list[Found]]:
     try:
         # nginx copies the bytes of names, whatever they are.
         rows: Any = json.loads(content.decode("utf-8", "surrogateescape"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unavailable(f"the listing is no JSON: {error}") from error
     if rows is None:
         rows = []  # Caddy's empty directory
     if not isinstance(rows, list):
         raise Unavailable("the JSON is no listing: a list of files was expected")
     for start in range(0, len(rows), 512):
-        yield [found for row in rows[start : start + 512] if (found := _from_json(row)) is not None]
+        yield [found for row in rows[start : start + 512] if (found := _from_json(row, folder)) is not None]
 
 
 def stamp_s(text: str) -> int | None:
@@ -168,22 +169,26 @@ def _by_minute(text: str) -> tuple[int | None, int | None]:
     return (None if size == "-" else int(size)), at
 
 
-def _from_json(row: Any) -> Found | None:
+def _from_json(row: Any, folder: Folder) -> Found | None:
     if not isinstance(row, dict) or not isinstance(row.get("name"), str) or row.get("type", "file") == "other":
         return None
-    directory = row.get("type") == "directory" or row.get("is_dir") is True
-    name = row["name"].rstrip("/")
-    if not name or name in {".", ".."}:
+    if isinstance(row.get("url"), str):
+        # Caddy: a name that is no UTF-8 has lost its bytes, the link has not.
+        link = folder.child(row["url"])
+        name = link.name if link is not None else ""
+    else:
+        name = row["name"].rstrip("/")
+        name = "" if name in {".", ".."} else names.to_local(name)
+    if not name:
         return None
-    if directory:
-        return Found(names.to_local(name), directory=True)
+    if row.get("type") == "directory" or row.get("is_dir") is True:
+        return Found(name, directory=True)
+    if row.get("is_symlink") is True:
+        return Found(name)  # size and time are the link's own
     size, when = row.get("size"), row.get("mtime", row.get("mod_time"))
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        size = None
     modified_s = None
     if isinstance(when, str):
         modified_s = date_s(when) if when[:1].isalpha() else stamp_s(when)
-    return Found(
-        names.to_local(name),
-        False,
-        size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None,
-        modified_s,
-    )
+    return Found(name, size=size, modified_s=modified_s)

@@ -62,6 +62,8 @@ class WebEmulator(Emulator):
         self._authorization = settings.authorization
         self._top: _Folder = {}
         self._state: dict[str, Any] = {"files": {}, "generated": {}}
+        self._etag_suffix = ""
+        self._zone_s = 0.0
         self.add_routes(self)
 
     def environment(self) -> dict[str, str]:
@@ -88,12 +90,27 @@ class WebEmulator(Emulator):
             self._top = top
             self._state = {key: {**before[key], **state.get(key, {})} for key in ("files", "generated")}
 
+    def knobs(self) -> dict[str, Any]:
+        """Return how the server is set up.
+
+        ``etag_suffix`` stands behind the ETags of files, but not of listings (a compressing proxy); pages of links show
+        times of a zone that is ``zone_s`` ahead of GMT.
+        """
+        return {"etag_suffix": self._etag_suffix, "zone_s": self._zone_s}
+
+    def set_knobs(self, changes: Mapping[str, Any]) -> None:
+        """Change some of them."""
+        changes = dict(changes)
+        self._etag_suffix = str(changes.pop("etag_suffix", self._etag_suffix))
+        self._zone_s = float(changes.pop("zone_s", self._zone_s))
+        super().set_knobs(changes)
+
     @route("get", "GET", "/{form}/{path...}")
     def get(self, request: Request) -> Reply:
         """Return a file or the listing of a folder."""
         form, found = self._find(request)
         if isinstance(found, dict):
-            return Reply(200, {"Content-Type": form.type}, form.render(request.path, _items(found)))
+            return Reply(200, {"Content-Type": form.type}, form.render(request.path, _items(found, self._zone_s)))
         return self._file(request, form, found)
 
     @route("head", "HEAD", "/{form}/{path...}")
@@ -120,7 +137,8 @@ class WebEmulator(Emulator):
     def _file(self, request: Request, form: Form, file: _File) -> Reply:
         if not form.ranges:
             request.headers.pop("range", None)
-        reply = serve_blob(request, file.blob, etag=file.etag, modified_s=file.modified_s)
+        etag = f'{file.etag[:-1]}{self._etag_suffix}"'
+        reply = serve_blob(request, file.blob, etag=etag, modified_s=file.modified_s)
         if not form.etags:
             del reply.headers["ETag"]
         if not form.ranges:
@@ -145,7 +163,7 @@ class WebEmulator(Emulator):
             if form.redirects:
                 raise Refused(Reply(301, {"Location": f"{self.url}{request.path}/"}))
             raise Refused(self.failure(404, request, "get"))
-        if not isinstance(found, dict) and slash:
+        if not isinstance(found, dict) and slash and request.method != "PROPFIND":
             raise Refused(self.failure(404, request, "get"))
         assert found is not None
         return form, found
@@ -167,9 +185,11 @@ class WebEmulator(Emulator):
         top[name] = what
 
 
-def _items(folder: _Folder) -> list[Item]:
+def _items(folder: _Folder, zone_s: float = 0.0) -> list[Item]:
     return [
-        Item(name, MODIFIED_S) if isinstance(one, dict) else Item(name, one.modified_s, one.blob.size, one.etag)
+        Item(name, MODIFIED_S + zone_s)
+        if isinstance(one, dict)
+        else Item(name, one.modified_s + zone_s, one.blob.size, one.etag)
         for name, one in folder.items()
     ]
 

@@ -98,7 +98,9 @@ def test_exact_pages_tell_size_and_minute(answer: str) -> None:
     assert all(one.exact for one in listed.values())
 
 
-@pytest.mark.parametrize("answer", ["apache-table.html", "apache-pre.html", "apache-plain.html", "python.html", "lighttpd.html"])
+@pytest.mark.parametrize(
+    "answer", ["apache-table.html", "apache-pre.html", "apache-plain.html", "python.html", "lighttpd.html"]
+)
 def test_rounded_sizes_and_times_of_no_known_zone_are_not_believed(answer: str) -> None:
     assert [one for one in found(read_html, answer).values() if not one.directory and one.exact] == []
 
@@ -115,7 +117,10 @@ def test_the_target_of_a_link_is_not_described_by_the_link() -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_pieces_may_end_anywhere(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = {answer: found(reader, answer) for reader, answer in ((read_html, "nginx.html"), (read_listing, "rclone-dav.xml"))}
+    whole = {
+        answer: found(reader, answer)
+        for reader, answer in ((read_html, "nginx.html"), (read_listing, "rclone-dav.xml"))
+    }
     monkeypatch.setattr("fusekit.backends.http_index._PIECE", size)
     monkeypatch.setattr("fusekit.backends.http_dav._PIECE", size)
     assert found(read_html, "nginx.html") == whole["nginx.html"]
@@ -181,7 +186,10 @@ def test_the_url_of_a_folder_ends_with_a_slash(text: str, url: str) -> None:
     assert base_url(text) == url
 
 
-@pytest.mark.parametrize("text", ["h/data", "ftp://h/", "http://", "http:///x", "http://u:p@h/", "http://h/?a=b", "http://h/#a", "http://h/a b"])
+@pytest.mark.parametrize(
+    "text",
+    ["h/data", "ftp://h/", "http://", "http:///x", "http://u:p@h/", "http://h/?a=b", "http://h/#a", "http://h/a b"],
+)
 def test_what_is_no_url_of_a_folder_is_refused(text: str) -> None:
     with pytest.raises(ValueError) as raised:
         base_url(text)

@@ -68,7 +68,11 @@ def main() -> None:
         for one in WORKLOADS:
             print(f"{one.name:20} {one.says}")
         return
-    chosen = [one for one in WORKLOADS if not options.only or one.name in options.only]
+    chosen = [
+        one
+        for one in WORKLOADS
+        if one.name in (options.only or ()) or not (options.only or (one.more and options.quick))
+    ]
     runs = options.runs or (1 if options.quick else 3)
     facts = machine()
     outcomes: list[Outcome] = []

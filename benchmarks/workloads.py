@@ -85,10 +85,14 @@ class Target:
 
 @attrs.frozen
 class Workload:
-    """One workload with its targets; its name is what ``--only`` takes, its first line what the table says."""
+    """One workload with its targets; its name is what ``--only`` takes, its first line what the table says.
+
+    ``more`` are those that ``--quick`` leaves out unless they are asked for by name.
+    """
 
     run: Callable[[Bench], Measured]
     targets: tuple[Target, ...] = ()
+    more: bool = False
 
     @property
     def name(self) -> str:
@@ -504,8 +508,8 @@ WORKLOADS: Final = (
     ),
     Workload(seq_cold_tls_0ms, (Target("CPU-s/GiB", _of("fusekit", "CPU-s/GiB"), 2.2, at_most=True),)),
     Workload(seq_cold_20ms, (Target("times the best rclone mount", _best_rclone, 2.0),)),
-    Workload(seq_cold_tls_20ms),
-    Workload(seq_cold_50ms),
+    Workload(seq_cold_tls_20ms, more=True),
+    Workload(seq_cold_50ms, more=True),
     Workload(
         seq_again,
         (

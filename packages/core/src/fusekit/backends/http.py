@@ -35,6 +35,7 @@ from fusekit.api import (
     Sink,
     Stale,
     hookimpl,
+    names,
     option,
 )
 from fusekit.backends.http_dav import QUERY, read_listing, read_one
@@ -139,6 +140,7 @@ class HttpBackend:
         self._measure: Measure | None = None
         self._heads = False
         self._etags = True
+        self._times = True
         self._ranges = True
         self._redirects_folders = False
         self._detecting = trio.Lock()
@@ -201,14 +203,17 @@ class HttpBackend:
         """Read a range with one request, whose answer must be of the version that is wanted."""
         if entry.size is not None and start >= entry.size:
             return
-        expect, headers = expected(entry)
+        expect, headers = expected(entry, times=self._times)
         stop = stop if entry.size is None or stop is None else min(stop, entry.size)
         try:
             answer = await self._http.fetch(url_of(entry.ref), start, stop, sink, headers=headers, expect=expect)
         except Stale:
             if expect.etag is not None and self._etags and self._dav:
                 await self._check_etags(entry)
-            raise
+            if expect.last_modified is None or not await self._tells_no_times(entry):
+                raise
+            expect = attrs.evolve(expect, last_modified=None)
+            answer = await self._http.fetch(url_of(entry.ref), start, stop, sink, headers=headers, expect=expect)
         if start > 0 and answer.status == 200:
             self._ranges = False
 
@@ -307,6 +312,9 @@ class HttpBackend:
         async def ask(send: trio.MemorySendChannel[Found]) -> None:
             async with send:
                 for one in left:
+                    if names.problem(one.name) is not None:
+                        await send.send(one)  # core says what is wrong with it, and counts it
+                        continue
                     try:
                         asked = await self._head(directory, one.name, None)
                     except (Denied, Invalid, NotSupported):
@@ -322,11 +330,9 @@ class HttpBackend:
                 ready: list[Entry] = []
                 async for one in receive:
                     ready.append(one.entry(self._by(one)))
-                    if len(ready) >= _PAGE:
-                        await page(ready)
+                    if len(ready) >= _PAGE or receive.statistics().current_buffer_used == 0:
+                        await page(ready)  # not later: of a slow server each answer is progress
                         ready = []
-                if ready:
-                    await page(ready)
         except ExceptionGroup as group:
             raise _first(group) from group
 
@@ -393,6 +399,18 @@ class HttpBackend:
         if listed.etag is not None and listed.etag != asked.etag and listed.modified_s is not None:
             logger.warning("%s gives files other ETags than it lists; times and sizes are compared instead", self._host)
             self._etags = False
+
+    async def _tells_no_times(self, entry: Entry) -> bool:
+        """Find out whether answers with files lack the time that listings tell; then only the size can be compared."""
+        asked = await self._head_of(url_of(entry.ref), entry.name, as_folder=False)
+        if asked is None or asked.modified_s is not None or asked.size != entry.size:
+            return False
+        if self._times:
+            logger.warning(
+                "%s sends files without Last-Modified; only their size is checked when they are read", self._host
+            )
+            self._times = False
+        return True
 
 
 class HttpsBackend(HttpBackend):

@@ -15,7 +15,7 @@ from xml.parsers import expat
 import attrs
 
 from fusekit.api import Unavailable, names
-from fusekit.backends.http_facts import Found, date_s, strong
+from fusekit.backends.http_facts import Found, date_s, number, strong
 from fusekit.backends.http_links import Folder, segments
 
 QUERY: Final = (
@@ -114,9 +114,8 @@ class _Answer:
     def _apply(self) -> None:
         given, now = self._properties, self._now
         now.collection = now.collection or "collection" in given
-        length = given.get("getcontentlength", "")
-        if length.isascii() and length.isdigit():
-            now.size = int(length)
+        if "getcontentlength" in given:
+            now.size = number(given["getcontentlength"])
         if "getlastmodified" in given:
             now.modified_s = date_s(given["getlastmodified"])
         if "getetag" in given:

@@ -8,8 +8,8 @@ tells times in a zone of its own, so of it only names are used.
 
 from __future__ import annotations
 
-import calendar
 import codecs
+import email.utils
 import json
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from typing import Any, Final
 import attrs
 
 from fusekit.api import Unavailable, names
-from fusekit.backends.http_facts import MINUTE_S, MONTHS, Found, date_s
+from fusekit.backends.http_facts import MINUTE_S, Found, date_s, moment_s, number
 from fusekit.backends.http_links import Folder, Link
 
 # nginx: "26-Nov-2026 11:25    150000", fancyindex: "150000  2026-Nov-26 11:25" out of two cells. Both in GMT unless told
@@ -30,6 +30,8 @@ _FANCY: Final = re.compile(r"\s*(-|\d+)\s+(\d{4})-([A-Z][a-z]{2})-(\d{2}) (\d{2}
 # rclone: "2026-11-26 11:25:47.487013833 +0000 UTC"; Caddy: "2026-11-26T11:25:47Z".
 _STAMP: Final = re.compile(r"(\d{4}-\d{2}-\d{2})[ T](\d{2}:\d{2}:\d{2})(?:\.\d+)? ?(Z|[+-]\d{2}:?\d{2})(?: [A-Za-z]+)?")
 _PIECE: Final = 64 << 10  # parsed between two checkpoints: some ten milliseconds
+# The parser begins anew at what it could not finish with each piece, so an endless comment would cost more and more.
+_UNPARSED_MAX: Final = 1 << 20
 
 
 @attrs.define
@@ -45,7 +47,7 @@ class _Row:
         size, modified_s, step_s = None, None, 1
         if self.stamp and (modified_s := stamp_s(self.stamp)) is not None:
             # Both servers that show times with a zone give the size in bytes as the cell's sort key.
-            size = int(self.order) if self.order.isascii() and self.order.isdigit() else None
+            size = number(self.order)
         else:
             size, modified_s = _by_minute("".join(self.after))
             step_s = MINUTE_S if modified_s is not None else 1
@@ -113,11 +115,16 @@ def read_html(content: bytes, folder: Folder) -> Iterator[list[Found]]:
     """Yield the entries of an HTML page, in pieces between which other tasks may run.
 
     Names come from the links alone, which are ASCII, or else bytes, whatever the page says that it is encoded in.
+
+    Raises:
+        Unavailable: it is no page.
     """
     page = _Page(folder)
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     for start in range(0, len(content), _PIECE):
         page.feed(decoder.decode(content[start : start + _PIECE]))
+        if len(page.rawdata) > _UNPARSED_MAX:
+            raise Unavailable("the page is no listing: it has a tag or comment without an end")
         yield page.take()
     page.close()
     yield page.take()
@@ -152,7 +159,8 @@ def stamp_s(text: str) -> int | None:
         moment = datetime.fromisoformat(f"{found[1]}T{found[2]}{zone}")
     except ValueError:
         return None
-    return int(moment.astimezone(UTC).timestamp())
+    utc = moment.astimezone(UTC)
+    return date_s(email.utils.format_datetime(utc, usegmt=True))
 
 
 def _by_minute(text: str) -> tuple[int | None, int | None]:
@@ -163,10 +171,7 @@ def _by_minute(text: str) -> tuple[int | None, int | None]:
         size, year, month, day, hour, minute = found.groups()
     else:
         return None, None
-    if month not in MONTHS:
-        return None, None
-    at = calendar.timegm((int(year), MONTHS[month], int(day), int(hour), int(minute), 0))
-    return (None if size == "-" else int(size)), at
+    return number(size), moment_s(int(year), month, int(day), int(hour), int(minute))
 
 
 def _from_json(row: Any, folder: Folder) -> Found | None:
@@ -186,8 +191,7 @@ def _from_json(row: Any, folder: Folder) -> Found | None:
     if row.get("is_symlink") is True:
         return Found(name)  # size and time are the link's own
     size, when = row.get("size"), row.get("mtime", row.get("mod_time"))
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        size = None
+    size = number(str(size)) if isinstance(size, int) and not isinstance(size, bool) else None
     modified_s = None
     if isinstance(when, str):
         modified_s = date_s(when) if when[:1].isalpha() else stamp_s(when)

@@ -64,6 +64,7 @@ class WebEmulator(Emulator):
         self._state: dict[str, Any] = {"files": {}, "generated": {}}
         self._etag_suffix = ""
         self._zone_s = 0.0
+        self._file_times = True
         self.add_routes(self)
 
     def environment(self) -> dict[str, str]:
@@ -94,15 +95,16 @@ class WebEmulator(Emulator):
         """Return how the server is set up.
 
         ``etag_suffix`` stands behind the ETags of files, but not of listings (a compressing proxy); pages of links show
-        times of a zone that is ``zone_s`` ahead of GMT.
+        times of a zone that is ``zone_s`` ahead of GMT; without ``file_times`` files come without Last-Modified.
         """
-        return {"etag_suffix": self._etag_suffix, "zone_s": self._zone_s}
+        return {"etag_suffix": self._etag_suffix, "zone_s": self._zone_s, "file_times": self._file_times}
 
     def set_knobs(self, changes: Mapping[str, Any]) -> None:
         """Change some of them."""
         changes = dict(changes)
         self._etag_suffix = str(changes.pop("etag_suffix", self._etag_suffix))
         self._zone_s = float(changes.pop("zone_s", self._zone_s))
+        self._file_times = bool(changes.pop("file_times", self._file_times))
         super().set_knobs(changes)
 
     @route("get", "GET", "/{form}/{path...}")
@@ -139,6 +141,8 @@ class WebEmulator(Emulator):
             request.headers.pop("range", None)
         etag = f'{file.etag[:-1]}{self._etag_suffix}"'
         reply = serve_blob(request, file.blob, etag=etag, modified_s=file.modified_s)
+        if not self._file_times:
+            del reply.headers["Last-Modified"]
         if not form.etags:
             del reply.headers["ETag"]
         if not form.ranges:

@@ -34,6 +34,7 @@ from fusekit.errors import BackendError
 from fusekit.plugins.sources import resolve
 from fusekit.testing.connected import asked, connected
 from fusekit.testing.harness import ME, Place, PlainMount, listed, looked_up, opened, read
+from fusekit.testing.raw import running
 from fusekit.testing.running import RunningEmulator
 from fusekit.testing.web import WebEmulator, files_state
 
@@ -298,6 +299,38 @@ async def test_an_url_that_is_no_folder_is_refused(
 ) -> None:
     with pytest.raises(error):
         await mounted_at(f"{server.url}/{path}")
+
+
+async def test_files_without_a_time_of_their_own_are_checked_by_size(server: RunningEmulator) -> None:
+    server.controls.set_knobs(file_times=False)
+    async with place_at(f"{server.url}/rclone") as place:
+        found = await listed(place.hooks, place.directory)
+        assert await read(place.hooks, found["a.txt"]) == FILES["a.txt"]
+        asked(server.controls)
+        assert await read(place.hooks, found["b.bin"]) == FILES["b.bin"]
+        assert asked(server.controls) == {"get": 1}
+        change(server, "a.txt", b"of another size")
+        with pytest.raises(Stale):
+            await read(place.hooks, found["a.txt"])
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_file_that_is_elsewhere_is_read_there_without_credentials(status: int) -> None:
+    async with running() as here, running() as there:
+        page = b'<ul><li><a href="f">f</a></li></ul>'
+        moved = b"HTTP/1.1 %d Moved\r\nLocation: http://localhost:%d/f\r\nContent-Length: 0\r\n\r\n" % (
+            status,
+            there.port,
+        )
+        listing = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(page) + page
+        here.reply(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n", listing, listing, moved)
+        there.reply(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nthere")
+        async with place_at(f"{here.url}/", headers="X-Api-Key: s3cret", bearer="t0k3n") as place:
+            found = await listed(place.hooks, place.directory)
+            assert found["f"].size is None  # only reading tells
+            assert await read(place.hooks, found["f"]) == b"there"
+        assert {"authorization", "x-api-key"} <= set(here.requests[-1].headers)
+        assert not {"authorization", "x-api-key"} & set(there.requests[0].headers)
 
 
 # --- signing in

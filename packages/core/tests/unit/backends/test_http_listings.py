@@ -279,3 +279,24 @@ def test_properties_that_the_server_does_not_have_do_not_count() -> None:
 )
 def test_a_time_counts_with_its_zone_only(text: str, seconds: int | None) -> None:
     assert stamp_s(text) == seconds
+
+
+@pytest.mark.parametrize("digits", ["9" * 19, "9" * 5000, "-1", "\u0663", "", "0x10"])
+def test_sizes_that_no_file_has_are_not_told(digits: str) -> None:
+    page = (
+        f'<tr><td><a href="x">x</a></td><td data-order="{digits}"></td><td><time datetime="2026-11-26T11:25:47Z"></tr>'
+    )
+    ((one,),) = [found for found in read_html(page.encode(), HERE) if found]
+    assert (one.size, one.modified_s) == (None, 1_795_692_347)
+
+
+@pytest.mark.parametrize("when", ["00-Nov-0000 11:25", "01-Foo-2026 11:25", "01-Nov-9999 11:25"])
+def test_times_that_cannot_be_are_not_told(when: str) -> None:
+    ((one,),) = [found for found in read_html(f'<pre><a href="x">x</a> {when} 7\n</pre>'.encode(), HERE) if found]
+    assert not one.exact
+
+
+@pytest.mark.parametrize("start", [b"<!--", b'<a href="', b"<!DOCTYPE "])
+def test_a_page_that_never_gets_to_the_point_is_given_up(start: bytes) -> None:
+    with pytest.raises(Unavailable, match="no listing"):
+        list(read_html(start + b"x" * (4 << 20), HERE))

@@ -190,6 +190,8 @@ def _rebased(resources: list[Resource]) -> list[Found]:
 
 
 def _path(href: str) -> str:
+    if href.startswith("/") and not href.startswith("//") and "?" not in href and "#" not in href:
+        return href
     try:
         return urlsplit(href).path or "/"
     except ValueError:

@@ -14,6 +14,8 @@ import attrs
 
 from fusekit.api import ConfigError, names
 
+# A link that means what it says: one segment, perhaps with a slash behind it.
+_PLAIN = re.compile(r"(?!\.{1,2}/?\Z)[!$&'()*+,\-.0-9;=@A-Z_a-z~%]+/?")
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -75,9 +77,11 @@ class Folder:
     url: str
     _origin: tuple[str, str] = attrs.field(init=False)
     _path: tuple[str, ...] = attrs.field(init=False)
+    _written: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         parts = urlsplit(self.url)
+        object.__setattr__(self, "_written", parts.path)
         object.__setattr__(self, "_origin", (parts.scheme, parts.netloc))
         object.__setattr__(self, "_path", segments(parts.path))
 
@@ -88,6 +92,8 @@ class Folder:
         above or deeper are not its entries.
         """
         href = href.strip()
+        if _PLAIN.fullmatch(href):
+            return self.below(self._written + href)  # nearly all of them, at a fraction of the cost
         if not href or href[0] in "?#":
             return None
         try:
@@ -100,6 +106,10 @@ class Folder:
 
     def below(self, path: str) -> Link | None:
         """Return the name directly in this place that the URL path ``path`` leads to."""
+        if path.startswith(self._written) and _PLAIN.fullmatch(path, len(self._written)):
+            last = path[len(self._written) :].rstrip("/")
+            name = names.decode(unquote_to_bytes(last)) if "%" in last else last
+            return None if name in {".", ".."} else Link(names.to_local(name), path.endswith("/"))
         found = segments(path)
         if len(found) != len(self._path) + 1 or found[:-1] != self._path or found[-1] in {".", ".."}:
             return None

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import attrs
 from clients import Absent, Mounted, curl, fusekit, passthrough, rclone
-from measure import MIB, drop_pages, peak_mib, read_through, same_bytes, span, wakeups
+from measure import GIB, MIB, cpu_s, drop_pages, peak_mib, read_through, same_bytes, span, wakeups
 
 from fusekit.testing.faults import Latency
 from fusekit.testing.running import RunningEmulator
@@ -337,8 +337,10 @@ def _sequential(bench: Bench, server: RunningEmulator, latency_s: float) -> Meas
 
 def _read(bench: Bench, server: RunningEmulator, there: Mounted, file: Path) -> Values:
     server.controls.reset()
+    served_s = cpu_s(server.pid)
     with span(there.pid) as took:
         size = read_through(file)
+    served_s = cpu_s(server.pid) - served_s
     if size != bench.size:
         raise RuntimeError(f"{size} bytes were read instead of {bench.size}")
     counters = server.controls.counters()
@@ -347,6 +349,7 @@ def _read(bench: Bench, server: RunningEmulator, there: Mounted, file: Path) -> 
         "CPU-s/GiB": took.cpu_s_per_gib(size),
         **{f"requests {route}": count for route, count in sorted(counters.by_route().items())},
         "peak MiB": peak_mib(there.pid),
+        "server CPU-s/GiB": served_s / (size / GIB),
     }
 
 

@@ -1,4 +1,4 @@
-"""The backend ``http`` keeps the contract, whatever listing the server has."""
+"""The backend ``http`` keeps the contract, whatever listing the server has; one server for each way to tell versions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from fusekit.testing.conformance import SEED, BackendConformance
 from fusekit.testing.connected import connected
 from fusekit.testing.harness import Place, opened
 from fusekit.testing.web import WebEmulator, files_state
-from fusekit.testing.web_forms import FORMS
 
 
 class TestHttp(BackendConformance):
-    @pytest.fixture(params=list(FORMS))
+    @pytest.fixture(params=["webdav", "nginx-json", "nginx-html", "python"])
     async def place(self, request: pytest.FixtureRequest) -> AsyncIterator[Place]:
         with WebEmulator.start() as server:
             server.controls.replace_state(files_state(SEED))

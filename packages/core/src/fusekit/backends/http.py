@@ -257,13 +257,24 @@ class HttpBackend:
         wanted = {"html": "text/html", "json": "application/json"}.get(self._index, "application/json, text/html;q=0.9")
         answer = await self._http.request("GET", url, headers={"Accept": f"{wanted}, */*;q=0.1"})
         kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-        folder = Folder(urljoin(self._url, url))
+        folder = self._folder(url, answer)
         if kind == "application/json" and self._index != "html":
             return read_json(answer.content, folder)
         if kind in {"text/html", "application/xhtml+xml"} and self._index != "json":
             return read_html(answer.content, folder)
         what = "JSON" if self._index == "json" else "HTML" if self._index == "html" else "listing that is known"
         raise Invalid(f"{answer.url or self._url} is no {what} but {kind or 'of no type'}; is it the URL of a folder?")
+
+    def _folder(self, url: str, answer: Answer) -> Folder:
+        """Return the place that the links of a listing are relative to: where the answer came from in the end.
+
+        Raises:
+            Invalid: the mounted folder itself is elsewhere, so that every request would be redirected, and signed nowhere.
+        """
+        here, there = urlsplit(urljoin(self._url, url)), urlsplit(answer.url)
+        if not url and (here.scheme, here.path) != (there.scheme, there.path):
+            raise Invalid(f"{self._url} redirects to {answer.url}; mount that address")
+        return Folder(here._replace(path=there.path).geturl())
 
     async def _judge(self, directory: Entry, found: Sequence[Found]) -> None:
         """Decide from a listing's files whether listings are enough, and what versions are made of then.

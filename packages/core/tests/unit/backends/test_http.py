@@ -333,6 +333,31 @@ async def test_a_file_that_is_elsewhere_is_read_there_without_credentials(status
         assert not {"authorization", "x-api-key"} & set(there.requests[0].headers)
 
 
+def answered(body: bytes, more: bytes = b"Content-Type: text/html", status: bytes = b"200 OK") -> bytes:
+    return b"HTTP/1.1 %s\r\n%s\r\nContent-Length: %d\r\n\r\n" % (status, more, len(body)) + body
+
+
+async def test_an_address_that_redirects_is_refused_with_the_one_to_use() -> None:
+    async with running() as here:
+        moved = answered(b"", b"Location: /new/place/", b"301 Moved")
+        here.reply(answered(b"", b"X: y", b"405 No"), moved, answered(b'<a href="f">f</a>'))
+        with pytest.raises(Invalid, match=r"mount that address") as raised:
+            await mounted_at(f"{here.url}/old/")
+        assert f"{here.url}/new/place/" in str(raised.value)
+
+
+async def test_a_folder_that_redirects_is_listed_where_it_is() -> None:
+    async with running() as here:
+        top = answered(b'<a href="sub/">sub</a>')
+        moved = answered(b"", b"Location: /elsewhere/", b"302 Found")
+        page = answered(b'<a href="f">f</a> <a href="/elsewhere/g">g</a> <a href="/sub/h">h</a>')
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"
+        here.reply(answered(b"", b"X: y", b"405 No"), top, top, moved, page, head)
+        async with place_at(f"{here.url}/") as place:
+            sub = (await listed(place.hooks, place.directory))["sub"]
+            assert set(await listed(place.hooks, sub)) == {"f", "g"}
+
+
 # --- signing in
 
 

@@ -223,7 +223,7 @@ class HttpBackend:
         """Return whether listings are WebDAV; the first call finds out.
 
         Raises:
-            Invalid: what is there is no listing at all.
+            NotDirectory: what is there is no listing at all. Invalid: it is none of the form that was asked for.
         """
         if self._dav is not None:
             return self._dav
@@ -262,8 +262,9 @@ class HttpBackend:
             return read_json(answer.content, folder)
         if kind in {"text/html", "application/xhtml+xml"} and self._index != "json":
             return read_html(answer.content, folder)
-        what = "JSON" if self._index == "json" else "HTML" if self._index == "html" else "listing that is known"
-        raise Invalid(f"{answer.url or self._url} is no {what} but {kind or 'of no type'}; is it the URL of a folder?")
+        what = self._index.upper() if self._index in {"html", "json"} else "listing that is known"
+        wrong = NotDirectory if self._index == "auto" else Invalid
+        raise wrong(f"{answer.url or self._url} is no {what} but {kind or 'of no type'}; is it the URL of a folder?")
 
     def _folder(self, url: str, answer: Answer) -> Folder:
         """Return the place that the links of a listing are relative to: where the answer came from in the end.

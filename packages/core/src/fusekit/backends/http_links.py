@@ -16,11 +16,15 @@ from fusekit.api import ConfigError, names
 
 # A link that means what it says: one segment, perhaps with a slash behind it.
 _PLAIN = re.compile(r"(?!\.{1,2}/?\Z)[!$&'()*+,\-.0-9;=@A-Z_a-z~%]+/?")
-_CONTROL = re.compile(r"[\x00-\x20\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# What may stand in a path as it is. "%" is among them: an address from a browser is encoded already.
+_PATH = "/%:@!$&'()*+,;=~"
 
 
 def base_url(text: str) -> str:
     """Return the URL of the folder to mount: ``https://host/path/``, from that or from ``//host/path``.
+
+    Blanks and letters of the path are encoded; what is encoded stays.
 
     Raises:
         ValueError: it is none.
@@ -31,13 +35,14 @@ def base_url(text: str) -> str:
         host = parts.hostname
     except ValueError:
         parts, host = urlsplit(""), None
-    if parts.scheme.lower() not in {"http", "https", ""} or not host or _CONTROL.search(text):
+    if parts.scheme.lower() not in {"http", "https", ""} or not host or _CONTROL.search(text) or " " in parts.netloc:
         raise ValueError(f"{text.partition('?')[0][:200]!r} is no URL of a folder; write https://HOST/PATH/")
     if parts.username is not None or parts.password is not None:
         raise ValueError("the URL has a user name or password in it, which every user can see; use the environment")
     if parts.query or parts.fragment:
         raise ValueError("the URL of a folder has no ? and no # in it; write them as %3F and %23")
-    return f"{parts.scheme.lower()}{':' if parts.scheme else ''}//{parts.netloc.lower()}{parts.path.rstrip('/')}/"
+    path = quote(names.encode(parts.path.rstrip("/")), safe=_PATH)
+    return f"{parts.scheme.lower()}{':' if parts.scheme else ''}//{parts.netloc.lower()}{path}/"
 
 
 def with_scheme(url: str, scheme: str) -> str:

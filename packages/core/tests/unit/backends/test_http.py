@@ -358,6 +358,13 @@ async def test_a_folder_that_redirects_is_listed_where_it_is() -> None:
             assert set(await listed(place.hooks, sub)) == {"f", "g"}
 
 
+async def test_what_is_no_listing_is_no_folder() -> None:
+    async with running() as here:
+        here.reply(answered(b"", b"X: y", b"405 No"), answered(b"bytes", b"Content-Type: application/octet-stream"))
+        with pytest.raises(NotDirectory, match="octet-stream"):
+            await mounted_at(f"{here.url}/file")
+
+
 # --- signing in
 
 

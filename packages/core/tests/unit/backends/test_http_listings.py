@@ -179,6 +179,7 @@ def test_a_slash_inside_a_name_stays_inside() -> None:
         ("http://Example.org/data", "http://example.org/data/"),
         ("HTTPS://h:8443/a%20b//", "https://h:8443/a%20b/"),
         ("//h", "//h/"),
+        ("http://h/a b/ü%20c", "http://h/a%20b/%C3%BC%20c/"),
         ("http://[::1]:8080", "http://[::1]:8080/"),
     ],
 )
@@ -188,7 +189,17 @@ def test_the_url_of_a_folder_ends_with_a_slash(text: str, url: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["h/data", "ftp://h/", "http://", "http:///x", "http://u:p@h/", "http://h/?a=b", "http://h/#a", "http://h/a b"],
+    [
+        "h/data",
+        "ftp://h/",
+        "http://",
+        "http:///x",
+        "http://u:p@h/",
+        "http://h/?a=b",
+        "http://h/#a",
+        "http://h h/a",
+        "http://h/a\nb",
+    ],
 )
 def test_what_is_no_url_of_a_folder_is_refused(text: str) -> None:
     with pytest.raises(ValueError) as raised:

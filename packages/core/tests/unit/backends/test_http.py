@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -470,11 +471,15 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    for path, content in {**FILES, "100% of a+b #1;?.txt": b"odd", "ünï.txt": b"letters"}.items():
-        (tmp_path / "data" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data" / path).write_bytes(content)
-    return tmp_path / "data"
+def data() -> Iterator[Path]:
+    """Give a folder that servers can read which change into a user of their own; pytest's are private."""
+    with tempfile.TemporaryDirectory(prefix="fusekit-web-") as text:
+        top = Path(text)
+        for path, content in {**FILES, "100% of a+b #1;?.txt": b"odd", "ünï.txt": b"letters"}.items():
+            (top / "data" / path).parent.mkdir(parents=True, exist_ok=True)
+            (top / "data" / path).write_bytes(content)
+        top.chmod(0o755)
+        yield top / "data"
 
 
 async def check_real(port: int, data: Path) -> None:
@@ -525,12 +530,29 @@ async def test_nginx(data: Path, tmp_path: Path, form: str) -> None:
         f"{kind}_temp_path {tmp_path}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (tmp_path / "nginx.conf").write_text(
-        f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/errors; events {{}}\n"
+        f"{'user root; ' if os.geteuid() == 0 else ''}daemon off; pid {tmp_path}/pid; error_log {tmp_path}/errors; events {{}}\n"
         f"http {{ access_log off; {temporary} server {{ listen 127.0.0.1:{port}; root {data}; autoindex on; {form}; }} }}\n"
     )
-    for above in (data, *data.parents):
-        if above == Path("/tmp") or not above.is_relative_to("/tmp"):
-            break
-        above.chmod(above.stat().st_mode | 0o055)
     with serving(program("nginx"), "-c", str(tmp_path / "nginx.conf"), "-e", f"{tmp_path}/errors", cwd=data):
+        await check_real(port, data)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "IndexOptions FancyIndexing HTMLTable",
+        "IndexOptions FancyIndexing",
+        "IndexOptions -FancyIndexing",
+        "<Location />\nDAV On\n</Location>",
+    ],
+)
+async def test_apache(data: Path, form: str) -> None:
+    port, above, modules = free_port(), data.parent, Path("/usr/lib/apache2/modules")
+    names = ("mpm_event", "autoindex", "dir", "authz_core", "dav", "dav_fs")
+    lines = [f"LoadModule {name}_module {modules}/mod_{name}.so" for name in names]
+    lines += [f"PidFile {above}/pid", f"ErrorLog {above}/errors", f"DavLockDB {above}/locks", "ServerName localhost"]
+    lines += [f"ServerRoot {above}", f"Listen 127.0.0.1:{port}", f"DocumentRoot {data}", form]
+    lines += [f"<Directory {data}>", "Require all granted", "Options Indexes", "</Directory>"]
+    (above / "apache.conf").write_text("\n".join(lines) + "\n")
+    with serving(program("apache2"), "-f", str(above / "apache.conf"), "-DFOREGROUND", cwd=data):
         await check_real(port, data)

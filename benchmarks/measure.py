@@ -5,12 +5,13 @@ Everything comes from /proc, so that it is measured in the same way for every pr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -76,14 +77,21 @@ def peak_mib(pid: int) -> float:
     raise RuntimeError(f"process {pid} tells no peak memory")
 
 
-def wakeups(pid: int) -> int:
-    """Return how often threads of ``pid`` have waited for something so far."""
-    total = 0
+def waits(pid: int) -> dict[str, int]:
+    """Return for each thread of ``pid`` how often it has waited for something so far."""
+    found: dict[str, int] = {}
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
-        for line in status.read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches:"):
-                total += int(line.split()[1])
-    return total
+        with contextlib.suppress(OSError):  # the thread has ended meanwhile
+            for line in status.read_text().splitlines():
+                if line.startswith("voluntary_ctxt_switches:"):
+                    found[status.parent.name] = int(line.split()[1])
+    return found
+
+
+def wakeups(before: Mapping[str, int], after: Mapping[str, int]) -> int:
+    """Return how often threads woke up between two answers of `waits`; one that ended meanwhile woke up for that."""
+    gone = len(before.keys() - after.keys())
+    return gone + sum(count - before.get(thread, 0) for thread, count in after.items())
 
 
 def drop_pages(path: Path) -> None:

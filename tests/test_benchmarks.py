@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from measure import wakeups
 from report import BEGIN, END, Outcome, page, table, write_docs
 from workloads import WORKLOADS, Measured, Target, Workload
 
@@ -49,6 +50,10 @@ def test_figures_are_medians_and_ratios_are_of_one_run() -> None:
     assert OUTCOME.medians == {"us": {"MB/s": 200, "requests": 3}, "them": {"MB/s": 250}}
     assert [value for _, value in OUTCOME.reached()] == [0.8, 3, None]
     assert [one.get("met") for one in OUTCOME.to_json()["targets"]] == [True, False, None]
+
+
+def test_threads_that_come_and_go_count_as_waking_up() -> None:
+    assert wakeups({"1": 10, "2": 500}, {"1": 13, "3": 4}) == 1 + 3 + 4
 
 
 def test_a_table_shows_every_client_and_every_target() -> None:

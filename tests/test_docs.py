@@ -85,7 +85,7 @@ def test_every_command_is_documented() -> None:
     assert documented == [(name, name) for name in commands.commands]
 
 
-@pytest.mark.parametrize("scheme", ["databricks", "local", "memory", "tree"])
+@pytest.mark.parametrize("scheme", ["databricks", "http", "https", "local", "memory", "tree"])
 def test_the_options_of_every_backend_are_documented(scheme: str) -> None:
     page = (ROOT / "docs/reference/options.md").read_text()
     cls = manager.backend_class(scheme).options

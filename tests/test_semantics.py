@@ -7,12 +7,14 @@ import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
 from fusekit_zip import ZipBackend
 
+from fusekit.backends.http import HttpBackend
+from fusekit.backends.http import Options as HttpOptions
 from fusekit.backends.local import LocalBackend
 from fusekit.backends.local import Options as LocalOptions
 from fusekit.backends.memory import MemoryBackend
@@ -164,6 +166,7 @@ def test_the_table_of_backends_is_what_they_say_of_themselves(tmp_path: Path) ->
         "memory": MemoryBackend(MemoryOptions(), PlainMount()),
         # These two say the same wherever they point, and pointing needs a service or a file.
         "databricks": DatabricksBackend.__new__(DatabricksBackend),
+        "http": HttpBackend(HttpOptions("http://127.0.0.1/"), PlainMount(lambda *_: cast("Any", None))),
         "zip": ZipBackend.__new__(ZipBackend),
     }
     top = Entry.directory("")

@@ -129,7 +129,7 @@ def test_the_environment_is_a_fresh_one(fresh: Environment) -> None:
 
 def test_a_plugin_of_others_is_listed_beside_the_built_in_ones(fresh: Environment) -> None:
     found = {one["name"]: one for one in json.loads(fresh.run("fusekit", "backends", "--json"))}
-    assert set(found) == {"local", "memory", "tree", "read-only", "zip", "broken"}
+    assert set(found) == {"local", "memory", "tree", "http", "https", "read-only", "zip", "broken"}
     assert (found["zip"]["from"], found["zip"]["error"]) == ("fusekit-zip 1.0", None)
     assert [name for name, one in found.items() if one["error"]] == ["broken"]
 

@@ -85,6 +85,18 @@ class Ranges:
             gaps.append((at, stop))
         return gaps
 
+    def within(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return what of ``start`` to ``stop`` is in the set, in order."""
+        low, high = bisect_right(self._stops, start), bisect_left(self._starts, stop)
+        return [
+            (max(start, self._starts[index]), min(stop, self._stops[index])) for index in range(low, max(low, high))
+        ]
+
+    def end_of(self, at: int) -> int:
+        """Return where the range that has the byte ``at`` ends; ``at`` itself where none has it."""
+        index = bisect_right(self._starts, at) - 1
+        return max(at, self._stops[index]) if index >= 0 else at
+
     def covers(self, start: int, stop: int) -> bool:
         """Return whether every byte from ``start`` to ``stop`` is in the set."""
         if start >= stop:

@@ -44,6 +44,10 @@ def _cache_home() -> Path:
     return Path(platformdirs.user_cache_dir("fusekit"))
 
 
+def _cache_directory(value: str | Path) -> Path | None:
+    return None if str(value) == "none" else Path(value)
+
+
 def _state_home() -> Path:
     return Path(platformdirs.user_state_dir("fusekit"))
 
@@ -81,9 +85,28 @@ class Settings:
         converter=attrs.converters.optional(octal),
         help="permission bits of directories where the service tells none, octal",
     )
-    cache_dir: Path = option(factory=_cache_home, converter=Path, help="where clean blocks are kept")
+    cache_dir: Path | None = option(
+        factory=_cache_home, converter=_cache_directory, help="where clean blocks are kept; none: in memory alone"
+    )
     state_dir: Path = option(factory=_state_home, converter=Path, help="where the journal and dirty files are kept")
     cache_bytes: int = option(default=10 << 30, converter=parse_size, help="how much of the disk clean blocks may take")
+    cache_free: int = option(
+        default=1 << 30, converter=parse_size, help="how much of the disk the cache leaves free, whatever it may take"
+    )
+    cache_age_s: float = option(
+        default=30 * 86400.0, converter=parse_duration, help="how long blocks that nobody reads are kept"
+    )
+    memory: int = option(
+        default=256 << 20,
+        converter=parse_size,
+        validator=attrs.validators.ge(16 << 20),
+        help="how many bytes may be in memory on their way to programs and disk (16MiB at least)",
+    )
+    readahead: int = option(
+        default=64 << 20,
+        converter=parse_size,
+        help="how far to read ahead where a file is read in order; 0: not at all",
+    )
     direct_io: bool = option(default=False, help="bypass the kernel's page cache (shared mmap stops working)")
     layers: tuple[str, ...] = option(default=(), converter=words, help="layers on the backend, lowest first")
     metadata_timeout_s: float = option(default=30.0, converter=parse_duration, help="deadline of a metadata call")

@@ -22,7 +22,7 @@ import attrs
 import trio
 
 from fusekit import __version__
-from fusekit.cache.blocks import Blocks
+from fusekit.cache.blocks import Blocks, open_blocks
 from fusekit.config import LayerChoice, Source
 from fusekit.config import identity as identity_of
 from fusekit.disk import Disk
@@ -105,8 +105,8 @@ class Volume:
             ],
             "handles": len(self.filesystem.handles),
             "inodes": len(self.filesystem.tree.inodes),
-            "cache_bytes": self.blocks.bytes_used,
             "hosts": self.mount.hosts(),
+            **self.blocks.as_dict(),
             **self.metrics.as_dict(),
         }
 
@@ -219,10 +219,11 @@ async def open_stack(
         identity = _digest(source, [*mount.opened, built])
         volume = Volume(source, settings, identity, mount)
         volume.hooks = built.hooks
-        cache_dir, state_dir = settings.cache_dir / identity, settings.state_dir / identity
+        cache_dir = settings.cache_dir and settings.cache_dir / identity
+        state_dir = settings.state_dir / identity
         if private:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fusekit-")))
-            cache_dir, state_dir = scratch / "cache", scratch / "state"
+            cache_dir, state_dir = settings.cache_dir and scratch / "cache", scratch / "state"
         for opened in (*mount.opened, built):
             for lifespan in opened.lifespans:
                 await stack.enter_async_context(lifespan)
@@ -231,8 +232,8 @@ async def open_stack(
         owner = f"the mount of {source}"
         volume.journal = await _opened(Journal.open(state_dir, owner), state_dir)
         stack.push_async_callback(volume.journal.close)
-        volume.blocks = await _opened(Blocks.open(cache_dir, owner, calls, disk, settings.cache_bytes), cache_dir)
-        stack.push_async_callback(volume.blocks.close)
+        opening = open_blocks(cache_dir, owner, calls, disk, settings)
+        volume.blocks = await _opened(stack.enter_async_context(opening), cache_dir or state_dir)
         volume.filesystem = Filesystem(calls, volume.blocks, volume.journal, disk, settings, volume.metrics, identity)
         mount.volume = volume
         with calls.starting():

@@ -84,7 +84,7 @@ def check_directories(settings: Settings, target: Path) -> None:
         ConfigError: one does.
     """
     for what, directory in (("cache", settings.cache_dir), ("state", settings.state_dir)):
-        if real_path(directory).is_relative_to(target):
+        if directory is not None and real_path(directory).is_relative_to(target):
             raise ConfigError(
                 f"the {what} directory {directory} is inside the mount point; choose another with --{what}-dir"
             )

@@ -7,13 +7,16 @@ it is on its way to the remote side, is copied first.
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from typing import Final
 
 import attrs
 
-from fusekit.cache.blocks import Blocks
+from fusekit.cache.blocks import Blocks, Window
+from fusekit.cache.objects import Object
+from fusekit.cache.readahead import Reader
 from fusekit.disk import Disk
 from fusekit.errors import BackendError, Stale
 from fusekit.journal.journal import Journal
@@ -40,30 +43,62 @@ class Contents:
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
-    async def read(self, file: File, start: int, stop: int, caller: Caller) -> bytes | memoryview:
-        """Return the bytes of the content from ``start`` to ``stop``, fewer at its end."""
+    async def read(self, file: File, reader: Reader, start: int, stop: int, caller: Caller) -> bytes | memoryview:
+        """Return the bytes of the content from ``start`` to ``stop``, fewer at its end; ``reader`` is the handle's."""
         staging = file.staging
         if staging is not None:
             await self.fill(file, staging, start, stop, caller)
             return await staging.read(start, stop)
         if file.entry is None:
             return b""
-        entry = await self.addressed(file, file.entry, caller)
-        if entry.io is Io.DIRECT:
-            return await self._direct(entry, start, stop, caller)
+        if file.entry.io is Io.DIRECT:
+            return await self._direct(await self.addressed(file, file.entry, caller), start, stop, caller)
         try:
-            return await self._blocks.read(block_key(entry), entry, start, stop, caller)
+            return await self._cached(file, file.entry, reader, start, stop, caller)
         except Stale:
             self._tree.metadata.expire(file.node.ino)
             raise
+
+    async def _cached(
+        self, file: File, entry: Entry, reader: Reader, start: int, stop: int, caller: Caller
+    ) -> bytes | memoryview:
+        """Return bytes of the version ``entry`` through the block cache."""
+        item = await self._object(file, entry)
+        return await self._blocks.read(
+            item,
+            reader,
+            start,
+            stop,
+            functools.partial(self.addressed, file, entry, caller),
+            caller,
+            ranges=self._ranges(file, caller),
+        )
+
+    async def _object(self, file: File, entry: Entry) -> Object:
+        """Return the block cache's object for ``entry``, which ``file`` holds until `let_go` or another version."""
+        if file.cached is None or file.cached[0] is not entry:
+            item = await self._blocks.hold(block_key(entry), entry)
+            self.let_go(file)
+            file.cached = (entry, item)
+        return file.cached[1]
+
+    def let_go(self, file: File) -> None:
+        """Give back what ``file`` holds of the block cache."""
+        if file.cached is not None:
+            self._blocks.release(file.cached[1])
+            file.cached = None
+
+    def _ranges(self, file: File, caller: Caller) -> bool:
+        above = self._tree.inodes.get(file.node.parent)
+        return above is None or self._tree.capabilities_of(above, caller).ranges
 
     async def measure(self, file: File, caller: Caller) -> None:
         """Learn the size of a file that only reading tells."""
         entry = file.entry
         if entry is None or entry.size is not None or entry.io is not Io.CACHED:
             return
-        entry = await self.addressed(file, entry, caller)
-        size = await self._blocks.measure(block_key(entry), entry, caller)
+        item = await self._object(file, entry)
+        size = await self._blocks.measure(item, functools.partial(self.addressed, file, entry, caller), caller)
         if file.entry is not None and version_of(file.entry) == version_of(entry):
             file.entry = attrs.evolve(entry, size=size)
         fact = self._tree.fact(file.node, caller)
@@ -78,7 +113,7 @@ class Contents:
         return attrs.evolve(entry, name=now.name, ref=now.ref)
 
     async def _direct(self, entry: Entry, start: int, stop: int, caller: Caller) -> bytes:
-        sink = _Window(start, stop)
+        sink = Window(start, stop)
         await self._calls.read(entry, start, stop, sink, caller)
         return sink.taken()
 
@@ -160,12 +195,12 @@ class Contents:
         self, file: File, staging: Staging, start: int, stop: int, caller: Caller, *, locked: bool = False
     ) -> None:
         """Bring what ``staging`` lacks between ``start`` and ``stop`` from the version below it."""
+        reader = Reader()
         for low, high in staging.missing(start, stop):
             assert file.entry is not None, "only a version below can have what is missing"
-            entry = await self.addressed(file, file.entry, caller)
             for at in range(low, high, _FILL_BYTES):
                 part = min(at + _FILL_BYTES, high)
-                data = await self._blocks.read(block_key(entry), entry, at, part, caller)
+                data = await self._cached(file, file.entry, reader, at, part, caller)
                 if locked:
                     await staging.fill(data, at)
                 else:
@@ -192,23 +227,3 @@ class Contents:
             replacing=file.entry,
             key=key,
         )
-
-
-class _Window:
-    """A sink that keeps just the bytes asked for."""
-
-    def __init__(self, start: int, stop: int) -> None:
-        self._start = start
-        self._stop = stop
-        self._next = start
-        self._buffer = bytearray()
-
-    async def write(self, data: bytes | memoryview, at: int | None = None) -> None:
-        at = self._next if at is None else at
-        self._next = at + len(data)
-        low, high = max(at, self._start), min(self._next, self._stop)
-        if low < high:
-            self._buffer[low - self._start : high - self._start] = memoryview(data)[low - at : high - at]
-
-    def taken(self) -> bytes:
-        return bytes(self._buffer)

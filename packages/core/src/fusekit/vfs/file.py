@@ -10,6 +10,7 @@ import errno
 import attrs
 import trio
 
+from fusekit.cache.objects import Object
 from fusekit.errors import BackendError, NoSpace
 from fusekit.journal.staging import Staging
 from fusekit.types import Attributes, Caller, Entry
@@ -29,6 +30,7 @@ class File:
     ``failed_rows`` what the journal keeps of that; ``older_rows`` are those of generations that were written over while
     they were on their way. ``refused`` is why a write was not taken: until the next change, what
     is here is a torso, kept in the journal and never sent. ``finishing`` is set while the last handle's release commits.
+    ``cached`` is the block cache's object of a version, held open.
     """
 
     node: Node
@@ -52,6 +54,7 @@ class File:
     handles: int = 0
     finishing: trio.Event | None = None
     changing: trio.Lock = attrs.field(factory=trio.Lock)
+    cached: tuple[Entry, Object] | None = None
 
     @property
     def local(self) -> bool:

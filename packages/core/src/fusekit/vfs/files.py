@@ -91,6 +91,7 @@ class Files:
         if file.dirty:
             node.pages = None  # the kernel has pages of what was not sent
         file.staging = node.file = None
+        self.contents.let_go(file)
         keep = file.dirty and not node.unlinked
         if node in self._tree.pending.values():  # never sent: with the handle the name goes, the bytes stay
             self._take_out(node)

@@ -402,7 +402,7 @@ class Filesystem:
         opened = self.handles.file(handle)
         if not opened.reads:
             raise Invalid("not open for reading", errno=errno.EBADF)
-        return await self.files.contents.read(opened.file, start, start + size, opened.caller)
+        return await self.files.contents.read(opened.file, opened.reader, start, start + size, opened.caller)
 
     async def write(self, handle: int, start: int, data: bytes | memoryview) -> int:
         """Put ``data`` at offset ``start`` (at the end for O_APPEND) and return its length."""

@@ -12,6 +12,7 @@ from typing import Final, NewType
 
 import attrs
 
+from fusekit.cache.readahead import Reader
 from fusekit.errors import Invalid
 from fusekit.types import Caller
 from fusekit.vfs.file import File
@@ -24,11 +25,12 @@ _BAD_HANDLE: Final = "this handle is not open"
 
 @attrs.define(eq=False)
 class FileHandle:
-    """An open file: its flags as given to open(2), and who opened it."""
+    """An open file: its flags as given to open(2), who opened it, and how it is read."""
 
     file: File
     flags: int
     caller: Caller
+    reader: Reader = attrs.field(factory=Reader)
 
     @property
     def reads(self) -> bool:

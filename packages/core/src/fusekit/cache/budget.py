@@ -1,0 +1,89 @@
+"""The one budget for bytes in memory that are on their way: fetched and not yet stored, or kept because they may be asked for.
+
+Cache layer, without I/O. Whoever needs memory to answer a program (`acquire`) waits for it in the order of asking and asks
+once, for all that it needs: nobody waits for more while holding some, so nobody waits for ever. What only might be
+useful (`try_acquire`) never waits, and leaves a share for those who must.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+import trio
+
+# The share of the budget that read-ahead cannot have, so that a program which must wait for bytes finds room.
+DEMAND_SHARE: Final = 0.25
+
+
+@attrs.define(eq=False)
+class Budget:
+    """Bytes in use, at most ``bytes_max`` (a single larger claim is let in when nothing else is).
+
+    ``spare(count)`` lets memory go that nobody waits for, at least ``count`` bytes if there are as many, by calling
+    `release`.
+    """
+
+    bytes_max: int
+    spare: Callable[[int], None] = lambda _count: None
+    used: int = attrs.field(default=0, init=False)
+    peak: int = attrs.field(default=0, init=False)
+    _waiting: deque[tuple[int, trio.Event]] = attrs.field(factory=deque, init=False)
+
+    async def acquire(self, count: int) -> None:
+        """Take ``count`` bytes, waiting for them."""
+        if not self._waiting and self._fits(count):
+            self._take(count)
+            return
+        turn = (count, trio.Event())
+        self._waiting.append(turn)
+        try:
+            await turn[1].wait()
+        except BaseException:
+            if turn[1].is_set():
+                self.release(count)
+            else:
+                self._waiting.remove(turn)
+                self._serve()
+            raise
+
+    def try_acquire(self, count: int) -> bool:
+        """Take ``count`` bytes if that leaves room for those who must; return whether they were taken."""
+        if self._waiting or not self._fits(count, int(self.bytes_max * (1 - DEMAND_SHARE))):
+            return False
+        self._take(count)
+        return True
+
+    def release(self, count: int) -> None:
+        """Give ``count`` bytes back."""
+        self.used -= count
+        if self._waiting:
+            self._serve()
+
+    def look(self) -> None:
+        """Look whether those who wait can go on: there is more now that could be spared."""
+        if self._waiting:
+            self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting and self._fits(self._waiting[0][0]):
+            count, event = self._waiting.popleft()
+            self._take(count)
+            event.set()
+
+    def _fits(self, count: int, most: int | None = None) -> bool:
+        most = self.bytes_max if most is None else most
+        lacking = self.used + count - most
+        if lacking > 0 and self.used > 0:
+            waiting, self._waiting = self._waiting, deque()  # `spare` releases, which must not serve in between
+            try:
+                self.spare(lacking)
+            finally:
+                self._waiting = waiting
+        return self.used + count <= most or (self.used <= 0 and most == self.bytes_max)
+
+    def _take(self, count: int) -> None:
+        self.used += count
+        self.peak = max(self.peak, self.used)

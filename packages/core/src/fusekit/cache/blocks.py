@@ -38,7 +38,6 @@ from fusekit.journal.journal import lock_directory
 from fusekit.journal.uploader import version_of
 from fusekit.settings import Settings
 from fusekit.transfer.calls import Calls
-from fusekit.transfer.limits import REQUESTS_MAX
 from fusekit.types import Caller, Entry
 
 logger = logging.getLogger(__name__)
@@ -339,7 +338,7 @@ class Blocks:
                 if begin < stop:
                     self._start(item, begin, end, address, caller)
                     continue
-                if len(self._flights) >= REQUESTS_MAX or not self.budget.try_acquire(end - begin):
+                if len(self._flights) >= self._settings.requests_max or not self.budget.try_acquire(end - begin):
                     reader.fell_short(begin)
                     return
                 self.facts.ahead += end - begin

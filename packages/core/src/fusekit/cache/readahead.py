@@ -82,6 +82,9 @@ def range_bytes(window: int) -> int:
 def cut(start: int, stop: int, window: int) -> Iterator[tuple[int, int]]:
     """Yield the ranges in which ``start`` to ``stop`` is fetched, cut at multiples of their size."""
     step = range_bytes(window)
+    if 0 < stop - start <= step:
+        yield start, stop
+        return
     while start < stop:
         end = min(stop, (start // step + 1) * step)
         # A short head or tail would cost a request of its own.

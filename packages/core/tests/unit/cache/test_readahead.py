@@ -91,3 +91,7 @@ def test_a_window_is_cut_into_ranges_without_gap_or_overlap(start: int, length: 
     step = range_bytes(window)
     assert step <= max(RANGE_BYTES_MAX, PIECE_BYTES)
     assert all(stop - start < 2 * step for start, stop in ranges)
+
+
+def test_what_fits_in_one_range_is_one_wherever_it_lies() -> None:
+    assert list(cut(4096, 12288, 8192)) == [(4096, 12288)]

@@ -84,6 +84,12 @@ class Settings:
     cache_dir: Path = option(factory=_cache_home, converter=Path, help="where clean blocks are kept")
     state_dir: Path = option(factory=_state_home, converter=Path, help="where the journal and dirty files are kept")
     cache_bytes: int = option(default=10 << 30, converter=parse_size, help="how much of the disk clean blocks may take")
+    entries_max: int = option(
+        default=500_000,
+        converter=int,
+        validator=attrs.validators.ge(1000),
+        help="names kept in memory; beyond it the oldest that are not open are dropped",
+    )
     direct_io: bool = option(default=False, help="bypass the kernel's page cache (shared mmap stops working)")
     layers: tuple[str, ...] = option(default=(), converter=words, help="layers on the backend, lowest first")
     metadata_timeout_s: float = option(default=30.0, converter=parse_duration, help="deadline of a metadata call")

@@ -63,6 +63,7 @@ class Volume:
         self.journal: Journal
         self.blocks: Blocks
         self.paths: Paths
+        self.kernel: dict[str, Any] = {}  # its limits, as far as there is a kernel
         self.ending: Callable[[], None] = lambda: None
         self._ends: float | None = None
 
@@ -106,6 +107,7 @@ class Volume:
             "handles": len(self.filesystem.handles),
             "inodes": len(self.filesystem.tree.inodes),
             "cache_bytes": self.blocks.bytes_used,
+            "kernel": self.kernel,
             **self.metrics.as_dict(),
         }
 
@@ -120,6 +122,8 @@ class Volume:
             "capabilities": {**values, "rename": [flag.name for flag in capabilities.rename]},
             "case_folding": capabilities.fold is not None,
             "skipped_names": self.metrics.skipped_names,
+            "long_directories": self.filesystem.tree.listings.long_directories,
+            "kernel": self.kernel,
         }
 
 
@@ -228,6 +232,7 @@ async def open_stack(
         volume.blocks = await _opened(Blocks.open(cache_dir, owner, calls, disk, settings.cache_bytes), cache_dir)
         stack.push_async_callback(volume.blocks.close)
         volume.filesystem = Filesystem(calls, volume.blocks, volume.journal, disk, settings, volume.metrics, identity)
+        await stack.enter_async_context(volume.filesystem.running())
         mount.volume = volume
         with calls.starting():
             caller = await volume.filesystem.caller(os.getuid(), os.getgid(), os.getpid())

@@ -25,6 +25,9 @@ _Traits = tuple[Kind, int | None, int | None, int | None, int, int, Io, bool]
 _More = tuple[str, str | None, str | None, int | None, int | None, str | None, Mapping[str, bytes] | None]
 """Address, id, blob, ctime, atime, target, xattrs."""
 
+_SUSPECT: Final = 1
+_PLACED: Final = 2
+
 _NO_MORE: Final[_More] = ("", None, None, None, None, None, None)
 _traits: dict[_Traits, _Traits] = {}
 
@@ -40,19 +43,29 @@ class Fact:
 
     name: str
     at: float
-    suspect: bool
-    placed: bool
     version: str | None
     size: int | None
     mtime_ns: int | None
     _like: _Traits
     _more: _More
+    _flags: int  # one field for two: an object of eight fits into 96 bytes
 
     def __init__(self, entry: Entry, at: float, suspect: bool = False) -> None:
         self.at = at
-        self.suspect = suspect
-        self.placed = False
+        self._flags = _SUSPECT if suspect else 0
         self.entry = entry
+
+    @property
+    def suspect(self) -> bool:
+        return bool(self._flags & _SUSPECT)
+
+    @suspect.setter
+    def suspect(self, value: bool) -> None:
+        self._flags = self._flags | _SUSPECT if value else self._flags & ~_SUSPECT
+
+    @property
+    def placed(self) -> bool:
+        return bool(self._flags & _PLACED)
 
     @property
     def entry(self) -> Entry:
@@ -83,13 +96,46 @@ class Fact:
     @entry.setter
     def entry(self, entry: Entry) -> None:
         self._like, self._more = _apart(entry)
-        self.placed = self.placed and not entry.ref
+        if entry.ref:
+            self._flags &= ~_PLACED
         self.name, self.version, self.size, self.mtime_ns = entry.name, entry.version, entry.size, entry.mtime_ns
 
     @property
     def ref(self) -> str:
         """The address that was told and is not ``placed``."""
         return self._more[0]
+
+    @property
+    def mode(self) -> int | None:
+        return self._like[1]
+
+    @property
+    def uid(self) -> int | None:
+        return self._like[2]
+
+    @property
+    def gid(self) -> int | None:
+        return self._like[3]
+
+    @property
+    def nlink(self) -> int:
+        return self._like[4]
+
+    @property
+    def rdev(self) -> int:
+        return self._like[5]
+
+    @property
+    def ctime_ns(self) -> int | None:
+        return self.mtime_ns if self._like[7] else self._more[3]
+
+    @property
+    def atime_ns(self) -> int | None:
+        return self._more[4]
+
+    @property
+    def target(self) -> str | None:
+        return self._more[5]
 
     @property
     def addressed(self) -> bool:
@@ -102,7 +148,7 @@ class Fact:
         if len(ref) == len(directory_ref) + 1 + len(self.name) and ref == f"{directory_ref}/{self.name}":
             more = ("", *self._more[1:])
             self._more = _NO_MORE if more == _NO_MORE else more
-            self.placed = True
+            self._flags |= _PLACED
 
     def says(self, entry: Entry, directory_ref: str | None) -> bool:
         """Return whether ``entry``, found in the directory ``directory_ref``, is what was told before."""

@@ -20,9 +20,9 @@ from fusekit.vfs.shown import Shown
 from fusekit.vfs.tree import Tree
 from fusekit.vfs.walks import Walks
 
-# How many entries one call of `readdir` returns. The kernel's buffer is a page, which holds about two dozen with their
-# attributes; what is made beyond that is thrown away and made again.
-READDIR_CHUNK: Final = 32
+# How many entries one call of `readdir` returns. The kernel's buffer holds two dozen with their attributes, or some
+# hundreds (from Linux 6.16 on); what is made beyond its end is thrown away and made again.
+READDIR_CHUNK: Final = 64
 
 
 class Directories:

@@ -94,6 +94,11 @@ class Node:
         self._key = key
 
     @property
+    def in_use(self) -> bool:
+        """Return whether there is more to it than its number, its place and what the kernel was told."""
+        return self._rare is not None
+
+    @property
     def by_place(self) -> bool:
         """Return whether the place is what identifies this inode."""
         return self._key is True

@@ -10,7 +10,7 @@ import attrs
 from fusekit.cache.metadata import Fact
 from fusekit.settings import Settings
 from fusekit.types import Kind
-from fusekit.vfs.attributes import Attr, Shape, token
+from fusekit.vfs.attributes import Attr, Shape, Told, token
 from fusekit.vfs.inodes import Node
 from fusekit.vfs.tree import Tree
 
@@ -28,6 +28,9 @@ class Shown:
         ``named`` False: the name under which they are handed out is not this inode's any more, and nobody is to
         believe it.
         """
+        if not node.in_use and fact is not None:
+            known_s = self._tree.metadata.remaining_s(fact.at) if named and self._tree.one_view else 0.0
+            return self._shape.attr(node, fact, valid_s=0.0 if unmeasured(node, fact) else known_s)
         file = node.file
         local = file is not None and file.local
         entry = file.as_entry(fact.entry if fact is not None else None) if file is not None and local else None
@@ -42,6 +45,11 @@ class Shown:
         valid_s = 0.0
         if fact is not None and named and self._tree.one_view and not local:
             valid_s = self._tree.metadata.remaining_s(fact.at)
-        if entry.size is None and node.kind is Kind.FILE:
+        if unmeasured(node, entry):
             valid_s = 0.0
         return self._shape.attr(node, entry, valid_s=valid_s, kept=kept, nlink=0 if node.gone else None)
+
+
+def unmeasured(node: Node, told: Told) -> bool:
+    """Return whether only reading tells the size, and nobody read it yet."""
+    return told.size is None and node.kind is Kind.FILE

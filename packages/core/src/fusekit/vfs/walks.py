@@ -110,7 +110,7 @@ class Walks:
                 if entry is None:
                     continue
                 at_once = min(AT_ONCE, self._tree.calls.capabilities(entry.entry).requests_max)
-                if len(self._ahead) >= at_once:
+                if len(self._ahead) >= max(1, at_once - 1):  # one is for who does not wait for these
                     return
                 if self._tree.listings.current(view, node) is None and (id(view), node.ino) not in self._ahead:
                     self._ahead.add((id(view), node.ino))

@@ -23,6 +23,7 @@ import trio
 
 from fusekit import __version__
 from fusekit.cache.blocks import Blocks
+from fusekit.cache.listings import Remembered
 from fusekit.config import LayerChoice, Source
 from fusekit.config import identity as identity_of
 from fusekit.disk import Disk
@@ -163,6 +164,7 @@ class VolumeMount:
         if self.volume is None:
             return
         tree = self.volume.filesystem.tree
+        tree.unsaved(ref)
         views = tree.metadata.views() if principal is None else [tree.metadata.view(principal)]
         for view in views:
             for ino in list(view.facts):
@@ -231,7 +233,12 @@ async def open_stack(
         stack.push_async_callback(volume.journal.close)
         volume.blocks = await _opened(Blocks.open(cache_dir, owner, calls, disk, settings.cache_bytes), cache_dir)
         stack.push_async_callback(volume.blocks.close)
-        volume.filesystem = Filesystem(calls, volume.blocks, volume.journal, disk, settings, volume.metrics, identity)
+        remembered = None if private else await Remembered.open(cache_dir, identity)
+        if remembered is not None:
+            stack.push_async_callback(remembered.close)
+        volume.filesystem = Filesystem(
+            calls, volume.blocks, volume.journal, disk, settings, volume.metrics, identity, remembered
+        )
         await stack.enter_async_context(volume.filesystem.running())
         mount.volume = volume
         with calls.starting():

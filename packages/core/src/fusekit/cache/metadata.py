@@ -186,7 +186,8 @@ class Directory:
     ``listed_at`` is when a listing was last complete. ``local`` holds the names changed by this mount with the
     number of the change, so that an answer which was under way meanwhile does not undo them. ``cold_at`` is when a
     name was last asked for one by one. ``names_only``: the names stand, but of what they name nothing is fresh.
-    ``remembered``: it was looked for in what the last mount knew. ``long``: it was said that this directory is long.
+    ``remembered``: it was looked for in what the last mount knew; ``before`` is then the version of the directory with
+    which its names would stand, asked for once. ``long``: it was said that this directory is long.
     ``losses`` counts the names that were dropped for want of memory.
     """
 
@@ -198,6 +199,7 @@ class Directory:
     cold_at: float | None = None
     names_only: bool = False
     remembered: bool = False
+    before: str | None = None
     long: bool = False
     losses: int = 0
 
@@ -214,7 +216,8 @@ class Directory:
 class View:
     """Everything known under one principal."""
 
-    def __init__(self) -> None:
+    def __init__(self, principal: str = "") -> None:
+        self.principal = principal
         self.facts: dict[int, Fact] = {}
         self.directories: dict[int, Directory] = {}
 
@@ -256,7 +259,7 @@ class Metadata:
         """Return the view of ``principal``, made empty at first."""
         found = self._views.get(principal)
         if found is None:
-            found = self._views[principal] = View()
+            found = self._views[principal] = View(principal)
         return found
 
     def views(self) -> list[View]:

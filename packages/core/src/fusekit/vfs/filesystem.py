@@ -20,6 +20,7 @@ import attrs
 import trio
 
 from fusekit.cache.blocks import Blocks
+from fusekit.cache.listings import Remembered
 from fusekit.cache.metadata import Fact
 from fusekit.disk import Disk
 from fusekit.errors import (
@@ -83,9 +84,10 @@ class Filesystem:
     """The operations of one mount."""
 
     def __init__(
-        self, calls: Calls, blocks: Blocks, journal: Journal, disk: Disk, settings: Settings, metrics: Metrics, identity: str
+        self, calls: Calls, blocks: Blocks, journal: Journal, disk: Disk, settings: Settings, metrics: Metrics, identity: str,
+        remembered: Remembered | None = None,
     ) -> None:  # fmt: skip
-        self.tree = Tree(calls, settings, metrics, identity)
+        self.tree = Tree(calls, settings, metrics, identity, remembered)
         self.handles = Handles()
         self.files = Files(self.tree, calls, blocks, journal, disk, settings)
         self._calls = calls
@@ -115,6 +117,7 @@ class Filesystem:
 
     async def start(self, caller: Caller) -> Attr:
         """Ask for the root, so that a mount which cannot work says so at once."""
+        await self.tree.recall_sizes()
         await self.tree.ask(self.tree.inodes.root, caller)
         return await self.getattr(ROOT, caller)
 
@@ -609,6 +612,7 @@ class Filesystem:
 
     def _changed_attributes(self, node: Node, parent: Node, entry: Entry, caller: Caller) -> None:
         fact = self.tree.fact(node, caller)
+        self.tree.unsaved(self.tree.address(parent, self.tree.view(caller)))
         if fact is not None:
             fact.entry, fact.at = attrs.evolve(entry, name=fact.entry.name, ref=fact.entry.ref), trio.current_time()
         if parent is not node:

@@ -9,7 +9,7 @@ last who wants it.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from fusekit import names
+from fusekit.cache.listings import ENTRIES_MAX
 from fusekit.cache.metadata import Directory, View
 from fusekit.errors import Aborted, BackendError, Invalid
 from fusekit.types import Caller, Capabilities, Entry
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Entries that are taken in without a break: a page may be a whole directory, and the loop serves others meanwhile.
-_STRIDE: Final = 500
+STRIDE: Final = 500
 
 # A directory of more names is listed like any other, and named in the log: programs that sort, and people, suffer.
 LONG_FROM: Final = 100_000
@@ -125,6 +126,8 @@ class Listings:
         failed: BaseException | None = None
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            if self._tree.remembered is not None:
+                nursery.start_soon(self._tree.remembered.write)
             try:
                 yield
             except (trio.Cancelled, GeneratorExit):
@@ -207,7 +210,7 @@ class Listings:
         await tree.calls.list(directory, taking.page, caller)
         taking.finish()
         self._measure(node, record)
-        tree.listed(view, node, directory, record)
+        tree.listed(view, directory, record, taking.entries)
 
     def _measure(self, node: Node, record: Directory) -> None:
         if len(record.names) > LONG_FROM and not record.long:
@@ -234,13 +237,19 @@ class _Taking:
         self._began = trio.current_time()
         self._changes, self._losses = record.changes, record.losses
         self._seen: dict[str, int] = {}  # by key, the position in the listing
+        self._entries: dict[str, Entry] | None = {} if tree.remembered is not None else None
+
+    @property
+    def entries(self) -> Iterable[Entry] | None:
+        """What came, to be kept for the next mount; None where it is too much."""
+        return self._entries.values() if self._entries is not None else None
 
     async def page(self, entries: Sequence[Entry]) -> None:
         """Take the next entries, a stride at a time, and let readers go on with them."""
-        for start in range(0, len(entries), _STRIDE):
-            self._take(entries[start : start + _STRIDE])
+        for start in range(0, len(entries), STRIDE):
+            self._take(entries[start : start + STRIDE])
             self._listing.go_on()
-            self._tree.trim(min(_STRIDE, len(entries) - start))
+            self._tree.trim(min(STRIDE, len(entries) - start))
             await trio.lowlevel.checkpoint()
 
     def _take(self, entries: Sequence[Entry]) -> None:
@@ -260,6 +269,8 @@ class _Taking:
             except Invalid as error:
                 self._tree.left_out(self._node, name, str(error))
                 continue
+            if self._entries is not None:
+                self._entries[key] = entry
             at = self._seen.get(key)
             if at is None:
                 self._seen[key] = len(listing.names)
@@ -267,6 +278,8 @@ class _Taking:
                 listing.nodes.append(child)
             else:
                 listing.nodes[at] = child
+        if self._entries is not None and len(self._entries) > ENTRIES_MAX:
+            self._entries = None
 
     def finish(self) -> None:
         """Take the names away that did not come, and add those that this mount made meanwhile."""

@@ -9,17 +9,19 @@ name does not undo the change: each directory counts its local changes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Final, Protocol
 
 import attrs
 import trio
 
 from fusekit import names
+from fusekit.cache.listings import Remembered
 from fusekit.cache.metadata import Directory, Fact, Metadata, View
 from fusekit.errors import Invalid, NotDirectory, NotFound, Stale
 from fusekit.journal.uploader import version_of
@@ -28,7 +30,7 @@ from fusekit.settings import Consistency, Settings
 from fusekit.transfer.calls import Calls
 from fusekit.types import Caller, Capabilities, Entry, Kind
 from fusekit.vfs.inodes import ROOT, Ino, Inodes, Node
-from fusekit.vfs.listings import Listing, Listings
+from fusekit.vfs.listings import STRIDE, Listing, Listings
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,9 @@ class Kernel(Protocol):
 class Tree:
     """Names, inodes and what is known of them."""
 
-    def __init__(self, calls: Calls, settings: Settings, metrics: Metrics, identity: str) -> None:
+    def __init__(
+        self, calls: Calls, settings: Settings, metrics: Metrics, identity: str, remembered: Remembered | None = None
+    ) -> None:
         self.calls = calls
         self.inodes = Inodes(identity)
         self.metadata = Metadata(settings.ttl)
@@ -61,14 +65,17 @@ class Tree:
         self.listings = Listings(self)
         self.reading: Counter[Ino] = Counter()  # directories that handles read just now
         self.kernel: Kernel | None = None
+        self.remembered = remembered
         self._strict = settings.consistency is Consistency.STRICT
+        # What was listed before the last unmount is believed by its age where that may be minutes, or any.
+        self._by_age = settings.consistency in {Consistency.RELAXED, Consistency.SNAPSHOT}
         self._pinned = settings.consistency is Consistency.SNAPSHOT
         self._entries_max = settings.entries_max
         self._metrics = metrics
         self._idle: deque[tuple[float, Ino]] = (
             deque()
         )  # forgotten by the kernel, and to be dropped when no longer fresh
-        self._measured: OrderedDict[tuple[Ino, str], int] = OrderedDict()
+        self._measured: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._one_view = not calls.implements("fusekit_principal")
 
     @property
@@ -209,7 +216,11 @@ class Tree:
         if key not in record.names and names.problem(name, forbidden=capabilities.forbidden) is not None:
             # The service would refuse the question; what asks before it makes something is to hear why from the making.
             raise NotFound(f"no {name!r} in {self.inodes.path(parent)}, where no name can be like that")
+        if not record.remembered and await self._recall(parent, view, record, caller):
+            return None
         if self._lists_for(record, capabilities):
+            if record.before is not None and await self._validate(parent, view, record, caller):
+                return None
             changes = record.changes
             await self.listings.whole(parent, caller, until=lambda: self._came(view, record, key))
             ino = record.names.get(key)
@@ -238,7 +249,7 @@ class Tree:
             raise
         if record.changed_since(key, changes):
             return None
-        return self.learn(view, parent, record, key, entry)
+        return self.learn(view, parent, record, key, entry, directory.ref)
 
     async def _believed(self, node: Node, caller: Caller) -> Entry | None:
         fact = self.view(caller).facts.get(node.ino)
@@ -321,9 +332,14 @@ class Tree:
             BackendError: the directory cannot be listed.
         """
         view = self.view(caller)
-        if not self.metadata.fresh(view.directory(node.ino).listed_at):
-            return await self.listings.begin(view, node, caller)
         record = view.directory(node.ino)
+        if not self.metadata.fresh(record.listed_at):
+            if not record.remembered:
+                await self._recall(node, view, record, caller)
+            if record.before is not None:
+                await self._validate(node, view, record, caller)
+            if not self.metadata.fresh(record.listed_at):
+                return await self.listings.begin(view, node, caller)
         shown = self.names_in(node, record, self.capabilities_of(node, caller))
         listing = Listing(
             trio.current_time(),
@@ -350,8 +366,75 @@ class Tree:
         # What a name is found by may have lost its case.
         return [(child.name if child.parent == node.ino else key, child) for key, child in found.items()]
 
-    def listed(self, view: View, node: Node, directory: Entry, record: Directory) -> None:
-        """Take note that a listing is complete; ``directory`` is as it was before it began."""
+    def listed(self, view: View, directory: Entry, record: Directory, entries: Iterable[Entry] | None) -> None:
+        """Take note that a listing is complete; ``directory`` is as it was before it began, None where nobody kept it."""
+        record.before = None
+        if self.remembered is None or record.listed_at is None:
+            return
+        if entries is None or record.local:
+            self.remembered.drop(directory.ref)
+            return
+        age_s = trio.current_time() - record.listed_at
+        self.remembered.keep(view.principal, directory.ref, directory.version, age_s, entries)
+
+    async def _recall(self, node: Node, view: View, record: Directory, caller: Caller) -> bool:
+        """Take in what the last mount knew of a directory, as old as it is; return whether there was anything.
+
+        It is believed as anything of that age. What is too old is still good to be compared with: the names, if the
+        directory's version is the one that it had then.
+        """
+        record.remembered = True
+        if self.remembered is None or self._strict:
+            return False
+        directory, capabilities = await self.directory(node, caller)
+        changes = record.changes
+        saved = await self.remembered.recall(view.principal, directory.ref)
+        if saved is None or record.listed_at is not None:
+            return False
+        at = trio.current_time() - saved.age_s
+        now = view.facts.get(node.ino)
+        changed = now is not None and None not in {now.version, saved.version} and now.version != saved.version
+        fresh = self._by_age and not changed and self.metadata.fresh(at)
+        losses = record.losses
+        for start in range(0, len(saved.entries), STRIDE):
+            for entry in saved.entries[start : start + STRIDE]:
+                key = self.key(capabilities, entry.name)
+                unknown = key not in record.names and key not in record.misses
+                if unknown and not record.changed_since(key, changes) and names.problem(entry.name) is None:
+                    with contextlib.suppress(Invalid):
+                        self.learn(view, node, record, key, entry, directory.ref, at if fresh else float("-inf"))
+            await trio.lowlevel.checkpoint()
+        if record.losses != losses or record.listed_at is not None:
+            return True
+        if fresh:
+            record.listed_at = at
+        elif (not changed and capabilities.has("fusekit_stat")) or node.ino == ROOT:
+            record.before = saved.version
+        return True
+
+    async def _validate(self, node: Node, view: View, record: Directory, caller: Caller) -> bool:
+        """Ask whether the names from before stand: the directory has the version that it had. At most one call."""
+        before, record.before = record.before, None
+        fact = view.facts.get(node.ino)
+        losses = record.losses
+        if fact is None or fact.suspect or not self.metadata.fresh(fact.at):
+            await self.ask(node, caller)
+            fact = view.facts.get(node.ino)
+        if fact is None or fact.version != before or record.losses != losses or not self.metadata.fresh(fact.at):
+            return False
+        if record.listed_at is None:
+            record.listed_at, record.names_only = fact.at, True
+        return True
+
+    def unsaved(self, ref: str | None, *, below: bool = False) -> None:
+        """Take note that what is kept for the next mount of the directory at ``ref`` does not stand."""
+        if self.remembered is not None and ref is not None:
+            self.remembered.drop(ref, below=below)
+
+    async def recall_sizes(self) -> None:
+        """Take in the sizes that reading told in mounts before."""
+        if self.remembered is not None:
+            self._measured.update(await self.remembered.measured())
 
     def left_out(self, node: Node, name: str, why: str) -> None:
         """Count a name of a listing that no file can have here."""
@@ -391,10 +474,14 @@ class Tree:
             # Measured before, and it is the same content.
             known = fact.size if fact is not None and version == fact.version else None
             if known is None:
-                known = self._measured.get((node.ino, version))
+                if directory_ref is None:
+                    directory_ref = self.address(parent, view)
+                known = self._measured.get((_object(entry, directory_ref), version))
             entry = attrs.evolve(entry, size=known)
         if now is None:
             now = trio.current_time()
+        elif fact is not None and fact.at > now:
+            return node  # more is known than what was remembered
         if fact is not None and fact.says(entry, directory_ref):
             fact.at, fact.suspect = now, False
             return node
@@ -422,7 +509,9 @@ class Tree:
         if fact is not None and version_of(fact) == version_of(entry):
             fact.size = size
         if entry.version is not None:
-            self._measured[node.ino, entry.version] = size
+            self._measured[_object(entry, None), entry.version] = size
+            if self.remembered is not None:
+                self.remembered.measure(_object(entry, None), entry.version, size)
             if len(self._measured) > _MEASURED_MAX:
                 self._measured.popitem(last=False)
 
@@ -456,12 +545,15 @@ class Tree:
     def empty(self, node: Node, caller: Caller) -> None:
         """Take a directory that this mount just made as listed: it is known to hold nothing."""
         if not self.capabilities_of(node, caller).unlisted_names:
-            self.view(caller).directories[node.ino] = Directory(listed_at=trio.current_time())
+            self.view(caller).directories[node.ino] = Directory(listed_at=trio.current_time(), remembered=True)
+        self.unsaved(self.address(node, self.view(caller)), below=True)
 
     def disappeared(self, parent: Node, name: str, node: Node, caller: Caller) -> None:
         """Take away what this mount removed at ``name``."""
         key = self.key(self.capabilities_of(parent, caller), name)
         for view in self.metadata.views():
+            if node.kind is Kind.DIRECTORY:
+                self.unsaved(self.address(node, view), below=True)
             if (record := view.directories.get(parent.ino)) is not None:
                 record.names.pop(key, None)
             fact = view.facts.get(node.ino)
@@ -482,6 +574,10 @@ class Tree:
         """Take over what the remote side renamed: ``moved`` is what stands at ``new_name`` now."""
         key = self.key(self.capabilities_of(old, caller), name)
         new_key = self.key(self.capabilities_of(new, caller), new_name)
+        for view in self.metadata.views():
+            for directory in (node, replaced):
+                if directory is not None and directory.kind is Kind.DIRECTORY:
+                    self.unsaved(self.address(directory, view), below=True)
         if exchange and replaced is not None:
             self.inodes.swap(node, (old.ino, name), replaced, (new.ino, new_name))
             for view in self.metadata.views():
@@ -511,6 +607,7 @@ class Tree:
         """Note in all views that this mount changed a name, and the directory's time with it."""
         now = time.time_ns()
         for view in self.metadata.views():
+            self.unsaved(self.address(parent, view))
             if (record := view.directories.get(parent.ino)) is not None:
                 record.changed(key)
             fact = view.facts.get(parent.ino)
@@ -614,6 +711,11 @@ class Tree:
         """Drop an inode without a name that nothing refers to any more."""
         if node.gone and self.inodes.drop(node):
             self.metadata.forget(node.ino)
+
+
+def _object(entry: Entry, directory_ref: str | None) -> str:
+    """Return what names the object of ``entry``, wherever it turns up."""
+    return entry.id if entry.id is not None else entry.ref or f"{directory_ref}/{entry.name}"
 
 
 def _unsent(node: Node) -> bool:

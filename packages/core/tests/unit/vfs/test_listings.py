@@ -37,7 +37,7 @@ class Paged(MemoryBackend):
         self.cancelled = 0
 
     @hookimpl
-    async def fusekit_list(self, directory: Entry, page: Page) -> None:  # type: ignore[override]  # fewer arguments
+    async def fusekit_list(self, directory: Entry, page: Page) -> None:
         try:
             for number, entries in enumerate(self.pages):
                 if number in self.gates:
@@ -50,12 +50,12 @@ class Paged(MemoryBackend):
             raise self.fails
 
     @hookimpl
-    async def fusekit_stat(self, directory: Entry, name: str) -> Entry:  # type: ignore[override]  # fewer arguments
+    async def fusekit_stat(self, directory: Entry, name: str) -> Entry:
         return await super().fusekit_stat(directory, name)
 
 
-def files(*names: str, **facts: object) -> list[Entry]:
-    return [Entry.file(name, size=len(name), version="1", **facts) for name in names]
+def files(*names: str) -> list[Entry]:
+    return [Entry.file(name, size=len(name), version="1") for name in names]
 
 
 def paged(setup: Setup, *pages: Names) -> Paged:

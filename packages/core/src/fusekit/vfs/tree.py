@@ -70,7 +70,7 @@ class Tree:
         # What was listed before the last unmount is believed by its age where that may be minutes, or any.
         self._by_age = settings.consistency in {Consistency.RELAXED, Consistency.SNAPSHOT}
         self._pinned = settings.consistency is Consistency.SNAPSHOT
-        self._entries_max = settings.entries_max
+        self.entries_max = settings.entries_max
         self._metrics = metrics
         self._idle: deque[tuple[float, Ino]] = (
             deque()
@@ -656,7 +656,7 @@ class Tree:
             return
         if node.gone:
             self.release(node)
-        elif len(self.inodes) > self._entries_max and not self._pinned:
+        elif len(self.inodes) > self.entries_max and not self._pinned:
             self._evict(node)
         else:
             self._drop_later(node)
@@ -669,7 +669,7 @@ class Tree:
         itself in none. Names that a program reads just now stay until it has them.
         """
         self._drop_idle()
-        if len(self.inodes) <= self._entries_max or self._pinned:
+        if len(self.inodes) <= self.entries_max or self._pinned:
             return
         for node in self.inodes.oldest(2 * count):
             if not node.referenced:

@@ -27,6 +27,9 @@ AT_ONCE: Final = 16
 # How many directories may be listed and not yet opened: what a walk that stops has cost in vain at most.
 AHEAD_MAX: Final = 64
 
+# And how many names may be in those: they are in memory before anybody asks for them.
+AHEAD_NAMES_MAX: Final = 50_000
+
 # How many programs are looked at, the last ones that opened a directory.
 _WALKERS_MAX: Final = 64
 
@@ -52,6 +55,7 @@ class Walks:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self._names_max = min(AHEAD_NAMES_MAX, tree.entries_max // 4)
         self._walkers: OrderedDict[tuple[str, int | None], _Walker] = OrderedDict()
         self._ahead: set[tuple[int, Ino]] = set()
         self.prefetched = 0
@@ -102,7 +106,7 @@ class Walks:
     def _go_on(self, walker: _Walker, caller: Caller) -> None:
         """List what comes next, as many at once as may be."""
         view = self._tree.view(caller)
-        ahead = 0
+        ahead, names = 0, 0
         for node in self._next(walker, view):
             record = view.directories.get(node.ino)
             if record is None or not self._tree.metadata.fresh(record.listed_at):
@@ -115,8 +119,10 @@ class Walks:
                 if self._tree.listings.current(view, node) is None and (id(view), node.ino) not in self._ahead:
                     self._ahead.add((id(view), node.ino))
                     self._tree.listings.spawn(self._list, walker, view, node, caller)
-            ahead += node.ino not in walker.opened
-            if ahead >= AHEAD_MAX:
+            if node.ino not in walker.opened:
+                ahead += 1
+                names += len(record.names) if record is not None else 0
+            if ahead >= AHEAD_MAX or names > self._names_max:
                 return
 
     async def _list(self, walker: _Walker, view: View, node: Node, caller: Caller) -> None:

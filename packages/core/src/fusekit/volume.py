@@ -65,6 +65,7 @@ class Volume:
         self.blocks: Blocks
         self.paths: Paths
         self.kernel: dict[str, Any] = {}  # its limits, as far as there is a kernel
+        self.kernel_known = trio.Event()
         self.ending: Callable[[], None] = lambda: None
         self._ends: float | None = None
 

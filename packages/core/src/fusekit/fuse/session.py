@@ -124,6 +124,7 @@ async def _raise_limits(volume: Volume, mountpoint: Path) -> None:
     with contextlib.suppress(OSError):  # the answer does not matter: after one the kernel has set its own values
         await trio.to_thread.run_sync(os.lstat, mountpoint, abandon_on_cancel=True)
     volume.kernel = (await trio.to_thread.run_sync(raise_limits, point.device)).as_dict()
+    volume.kernel_known.set()
     for note in volume.kernel["notes"]:
         logger.info("%s", note)
 

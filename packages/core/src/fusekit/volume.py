@@ -167,10 +167,12 @@ class VolumeMount:
         tree = self.volume.filesystem.tree
         tree.unsaved(ref)
         views = tree.metadata.views() if principal is None else [tree.metadata.view(principal)]
+        last = ref.rpartition("/")[2]
         for view in views:
-            for ino in list(view.facts):
+            for ino, fact in list(view.facts.items()):
                 node = tree.inodes.get(ino)
-                if node is None or tree.address(node, view) != ref:
+                # An address that was not told ends in the name: so not a million of them are made for one change.
+                if node is None or (fact.ref or node.name) not in {ref, last} or tree.address(node, view) != ref:
                     continue
                 touched = [ino]
                 if name is not None and (record := view.directories.get(ino)) is not None:

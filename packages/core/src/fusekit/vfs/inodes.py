@@ -165,7 +165,7 @@ class Inodes:
         The next who meets the name finds the same number again. What would not be found again stays: a number that is
         no hash of the key, kept attributes, second names.
         """
-        if node.referenced or not node.plain or node.gone or self._children.get(node.ino):
+        if node.referenced or not node.plain or node.gone or node.key is None or self._children.get(node.ino):
             return False
         if self._nodes.get(node.ino) is not node or (self._elsewhere and node.key in self._elsewhere):
             return False

@@ -39,7 +39,8 @@ LONG_FROM: Final = 100_000
 class Listing:
     """The names of one directory in the order in which they became known, ``.`` and ``..`` first.
 
-    ``began`` is on trio's clock. ``done``: no more will come, and ``error`` is why if that is not all.
+    ``began`` is on trio's clock. ``ending``: it was given up, and has not noticed yet. ``done``: no more will come, and
+    ``error`` is why if that is not all.
     """
 
     began: float
@@ -48,6 +49,7 @@ class Listing:
     done: bool = False
     error: BaseException | None = None
     users: int = 0
+    ending: bool = False
     _moved: trio.Event = attrs.field(init=False, factory=trio.Event)
     _scope: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
 
@@ -102,6 +104,7 @@ class Listing:
     def go_on(self) -> None:
         """Take another page, if anybody wants it."""
         if not self.users:
+            self.ending = True
             self._scope.cancel()
         self.moved()
 
@@ -162,10 +165,9 @@ class Listings:
         Where nothing that is known may be believed, one that began before the question does not answer it.
         """
         while (listing := self.current(view, node)) is not None:
-            if self._tree.metadata.ttl_s > 0:
-                listing.join()
-                return listing
             listing.join()
+            if self._tree.metadata.ttl_s > 0 and not listing.ending:
+                return listing
             try:
                 await listing.finish()
             except BackendError:

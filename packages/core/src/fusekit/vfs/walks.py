@@ -78,7 +78,7 @@ class Walks:
             walker.top = node.ino
         elif parent in walker.opened:
             before = walker.last.get(parent)
-            if before is not None and before != node.name:
+            if before is not None and before != node.name and not walker.walking:
                 self._learn_order(walker, parent, before, node.name, caller)
                 walker.walking = True
             walker.last[parent] = node.name
@@ -94,14 +94,15 @@ class Walks:
 
     def _learn_order(self, walker: _Walker, parent: Ino, before: str, now: str, caller: Caller) -> None:
         """See whether a directory's children are taken as they are listed, or by name (as ls does)."""
-        children = [child.name for child in self._children(walker, self._tree.view(caller), parent, ordered=False)]
+        walker.by_name = False
+        children = [child.name for child in self._children(walker, self._tree.view(caller), parent)]
         if before not in children or now not in children:
             return
         listed = children.index(now) - children.index(before) == 1
         children.sort()
         by_name = children.index(now) - children.index(before) == 1
-        if listed != by_name:
-            walker.by_name = by_name
+        walker.by_name = by_name and not listed
+        walker.children.clear()
 
     def _go_on(self, walker: _Walker, caller: Caller) -> None:
         """List what comes next, as many at once as may be."""
@@ -169,7 +170,7 @@ class Walks:
                 yield child
                 yield from self._below(walker, view, child)
 
-    def _children(self, walker: _Walker, view: View, ino: Ino, *, ordered: bool = True) -> list[Node]:
+    def _children(self, walker: _Walker, view: View, ino: Ino) -> list[Node]:
         """Return the directories in a directory whose listing is whole, in the order in which the walk takes them."""
         record = view.directories.get(ino)
         if record is None or record.listed_at is None:
@@ -178,7 +179,7 @@ class Walks:
         if kept is None or kept[0] != record.listed_at:
             found = (self._tree.inodes.get(number) for number in record.names.values())
             children = [node for node in found if node is not None and node.kind is Kind.DIRECTORY]
+            if walker.by_name:
+                children.sort(key=lambda node: node.name)
             kept = walker.children[ino] = (record.listed_at, children)
-        if ordered and walker.by_name:
-            return sorted(kept[1], key=lambda node: node.name)
         return kept[1]

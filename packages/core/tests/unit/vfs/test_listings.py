@@ -18,13 +18,14 @@ from fusekit.testing.driven import ME, Setup, failing
 from fusekit.testing.driven import opened as driven
 from fusekit.testing.harness import NO_ATTRIBUTES
 from fusekit.types import Caller, Capabilities, Entry, Mount, Page
+from fusekit.vfs.attributes import Attr
 from fusekit.vfs.inodes import ROOT
 
 Names = Sequence[str]
 
 
 class Paged(MemoryBackend):
-    """Lists files of the test's making, page by page, and waits for the test before each page but the first.
+    """Lists at its top entries of the test's making, page by page; a page with a gate waits for it.
 
     ``pages`` are handed over at every listing; ``fails`` is raised after the last one.
     """
@@ -39,7 +40,7 @@ class Paged(MemoryBackend):
     @hookimpl
     async def fusekit_list(self, directory: Entry, page: Page) -> None:
         try:
-            for number, entries in enumerate(self.pages):
+            for number, entries in enumerate(self.pages if not directory.name else []):
                 if number in self.gates:
                     await self.gates[number].wait()
                 await page(entries)
@@ -197,6 +198,21 @@ async def test_a_listing_that_nobody_reads_any_more_ends_with_the_next_page(
         assert setup.calls == {"list": 2}
 
 
+async def test_who_comes_when_a_listing_is_being_given_up_gets_one_of_its_own(tmp_path: Path) -> None:
+    async with driven(tmp_path, Paged) as setup:
+        backend = paged(setup, ["a"], ["b"])
+        gate = backend.gates[1] = trio.Event()
+        handle = await setup.fs.opendir(ROOT, ME)
+        await setup.fs.readdir(handle, 0)
+        listing = setup.fs.tree.listings.current(setup.fs.tree.view(ME), setup.fs.tree.inodes.root)
+        setup.fs.releasedir(handle)
+        assert listing is not None
+        listing.go_on()  # its next page, when nobody reads
+        gate.set()
+        assert await setup.names() == ["a", "b"]
+        assert setup.calls == {"list": 2}
+
+
 async def test_the_end_of_a_mount_ends_its_listings(tmp_path: Path) -> None:
     async with driven(tmp_path, Paged) as setup:
         backend = paged(setup, ["a"], ["b"])
@@ -340,6 +356,33 @@ async def test_a_walk_keeps_to_what_the_place_allows_at_once(
         setup.recorder.before = slow = Slow()
         assert await walked(setup) == 41
         assert (slow.most, setup.calls) == (3, {"list": 41})
+
+
+async def test_a_walk_in_the_order_of_the_listing_is_followed_as_well(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with driven(tmp_path, Paged, ttl_s=60.0) as setup:
+        backend = setup.backend
+        assert isinstance(backend, Paged)
+        order = [f"d{number * 37 % 200:03}" for number in range(200)]
+        backend.pages = [[Entry.directory(name) for name in order]]
+        tree = setup.fs.tree
+        numbers = [attr.ino for name, attr in await all_of(setup, ROOT) if name in order]
+        for number in numbers[:3]:
+            await all_of(setup, number)
+        await trio.sleep(1)
+        ahead = [ino for ino in numbers if tree.view(ME).directory(ino).listed_at is not None]
+        assert ahead == numbers[: len(ahead)]
+        assert len(ahead) > 16
+
+
+async def all_of(setup: Setup, ino: int) -> list[tuple[str, Attr]]:
+    handle = await setup.fs.opendir(ino, ME)
+    found: list[tuple[str, Attr]] = []
+    while chunk := await setup.fs.readdir(handle, len(found)):
+        found += chunk
+    setup.fs.releasedir(handle)
+    return found
 
 
 async def test_strict_walks_list_nothing_ahead(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:

@@ -188,7 +188,8 @@ class Directory:
     name was last asked for one by one. ``names_only``: the names stand, but of what they name nothing is fresh.
     ``remembered``: it was looked for in what the last mount knew; ``before`` is then the version of the directory with
     which its names would stand, asked for once. ``long``: it was said that this directory is long.
-    ``losses`` counts the names that were dropped for want of memory.
+    ``losses`` counts the names that were dropped for want of memory, ``expired`` how often it was said that what is
+    known does not stand: a listing that began before does not either.
     """
 
     names: dict[str, int] = attrs.field(factory=dict)
@@ -202,6 +203,7 @@ class Directory:
     before: str | None = None
     long: bool = False
     losses: int = 0
+    expired: int = 0
 
     def changed(self, key: str) -> None:
         """Note that this mount changed the name."""
@@ -286,4 +288,5 @@ class Metadata:
                 fact.at = float("-inf")
             if (record := view.directories.get(ino)) is not None:
                 record.listed_at = None
+                record.expired += 1
                 record.misses.clear()

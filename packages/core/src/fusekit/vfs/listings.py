@@ -44,6 +44,7 @@ class Listing:
     """
 
     began: float
+    expired: int
     names: list[str]
     nodes: list[Node]
     done: bool = False
@@ -162,11 +163,13 @@ class Listings:
     async def begin(self, view: View, node: Node, caller: Caller) -> Listing:
         """Return a listing of ``node``, which the caller leaves some time; the one that is under way if there is one.
 
-        Where nothing that is known may be believed, one that began before the question does not answer it.
+        Where nothing that is known may be believed, or since it was said that the directory changed, one that began
+        before does not answer the question.
         """
         while (listing := self.current(view, node)) is not None:
             listing.join()
-            if self._tree.metadata.ttl_s > 0 and not listing.ending:
+            stands = listing.expired == view.directory(node.ino).expired
+            if self._tree.metadata.ttl_s > 0 and stands and not listing.ending:
                 return listing
             try:
                 await listing.finish()
@@ -180,7 +183,8 @@ class Listings:
         """Begin to list ``node``; nobody must be at it."""
         if self._nursery is None:
             raise Aborted("the mount is ending")
-        listing = Listing(trio.current_time(), [".", ".."], [node, self._tree.node(node.parent)])
+        expired = view.directory(node.ino).expired
+        listing = Listing(trio.current_time(), expired, [".", ".."], [node, self._tree.node(node.parent)])
         listing.join()
         self._under_way[id(view), node.ino] = listing
         self._nursery.start_soon(self._run, view, node, caller, listing)
@@ -289,10 +293,11 @@ class _Taking:
         for key in [key for key in record.names if key not in seen]:
             if not record.changed_since(key, self._changes):
                 tree.lost(self._view, record, self._node, key)
+        whole = record.losses == self._losses and record.expired == self._listing.expired
         record.misses.clear()
         record.cold_at = None
         record.names_only = False
-        record.listed_at = self._began if record.losses == self._losses else None
+        record.listed_at = self._began if whole else None
         record.local = {key: change for key, change in record.local.items() if change > self._changes}
         shown = tree.names_in(self._node, record, self._capabilities, without=seen)
         self._listing.names.extend(name for name, _ in shown)

@@ -343,6 +343,7 @@ class Tree:
         shown = self.names_in(node, record, self.capabilities_of(node, caller))
         listing = Listing(
             trio.current_time(),
+            record.expired,
             [".", "..", *(name for name, _ in shown)],
             [node, self.node(node.parent), *(child for _, child in shown)],
             done=True,

@@ -213,6 +213,19 @@ async def test_who_comes_when_a_listing_is_being_given_up_gets_one_of_its_own(tm
         assert setup.calls == {"list": 2}
 
 
+async def test_a_listing_under_way_when_the_directory_changed_is_not_shared_or_believed(tmp_path: Path) -> None:
+    async with driven(tmp_path, Paged, ttl_s=60.0) as setup:
+        backend = paged(setup, ["old"], ["b"])
+        gate = backend.gates[1] = trio.Event()
+        handle = await setup.fs.opendir(ROOT, ME)
+        await setup.fs.readdir(handle, 0)
+        setup.volume.mount.changed("")
+        gate.set()
+        backend.pages = [files("new")]
+        assert await setup.names() == ["new"]
+        assert setup.calls == {"list": 2}
+
+
 async def test_the_end_of_a_mount_ends_its_listings(tmp_path: Path) -> None:
     async with driven(tmp_path, Paged) as setup:
         backend = paged(setup, ["a"], ["b"])

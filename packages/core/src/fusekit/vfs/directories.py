@@ -24,6 +24,9 @@ from fusekit.vfs.walks import Walks
 # hundreds (from Linux 6.16 on); what is made beyond its end is thrown away and made again.
 READDIR_CHUNK: Final = 64
 
+# How many names are looked at, when one opens, of those that are over the budget.
+TRIM_AT_OPEN: Final = 64
+
 
 class Directories:
     """The directory handles of one mount, and what is read through them."""
@@ -41,6 +44,7 @@ class Directories:
         node = self._tree.node(ino)
         await self._tree.directory(node, caller)
         await self._places.allowed(node, Want.LIST, caller)
+        self._tree.trim(TRIM_AT_OPEN)
         self.walks.opened(node, caller)
         return self._handles.add(DirectoryHandle(node, caller))
 

@@ -69,6 +69,7 @@ class Tree:
         self._strict = settings.consistency is Consistency.STRICT
         # What was listed before the last unmount is believed by its age where that may be minutes, or any.
         self._by_age = settings.consistency in {Consistency.RELAXED, Consistency.SNAPSHOT}
+        self._trimming = False
         self._pinned = settings.consistency is Consistency.SNAPSHOT
         self.entries_max = settings.entries_max
         self._metrics = metrics
@@ -294,7 +295,7 @@ class Tree:
         found: Node | None = None
         while found is None:
             found = await self._stat_name(parent, node.name, key, view.directory(parent.ino), caller)
-        if found is not node:
+        if found.ino != node.ino:  # by number: it may have been dropped and met again meanwhile
             raise Stale(f"{node.name!r} is another file now")
         return await self.entry(node, caller)
 
@@ -319,7 +320,8 @@ class Tree:
         fact = view.facts.get(node.ino, fact)
         if fact is None:
             raise Stale(f"{node.name!r} is no longer there")
-        if found is not node and not node.gone and self._one_view and not _unsent(node):
+        same = found is not None and found.ino == node.ino
+        if not same and not node.gone and self._one_view and not _unsent(node):
             self.inodes.detach(node)
         return fact
 
@@ -659,6 +661,7 @@ class Tree:
             self.release(node)
         elif len(self.inodes) > self.entries_max and not self._pinned:
             self._evict(node)
+            self.trim(1)  # so it goes on until enough are gone, or the kernel lets no more go
         else:
             self._drop_later(node)
         self._drop_idle()
@@ -670,9 +673,16 @@ class Tree:
         itself in none. Names that a program reads just now stay until it has them.
         """
         self._drop_idle()
-        if len(self.inodes) <= self.entries_max or self._pinned:
+        if len(self.inodes) <= self.entries_max or self._pinned or self._trimming:
             return
-        for node in self.inodes.oldest(2 * count):
+        self._trimming = True  # what is forgotten at once comes back here
+        try:
+            self._trim(2 * count)
+        finally:
+            self._trimming = False
+
+    def _trim(self, count: int) -> None:
+        for node in self.inodes.oldest(count):
             if not node.referenced:
                 if not self.reading[node.parent]:
                     self._evict(node)

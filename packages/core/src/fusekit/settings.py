@@ -107,6 +107,12 @@ class Settings:
         converter=parse_size,
         help="how far to read ahead where a file is read in order; 0: not at all",
     )
+    entries_max: int = option(
+        default=500_000,
+        converter=int,
+        validator=attrs.validators.ge(1000),
+        help="names kept in memory; beyond it the oldest that are not open are dropped",
+    )
     direct_io: bool = option(default=False, help="bypass the kernel's page cache (shared mmap stops working)")
     layers: tuple[str, ...] = option(default=(), converter=words, help="layers on the backend, lowest first")
     metadata_timeout_s: float = option(default=30.0, converter=parse_duration, help="deadline of a metadata call")

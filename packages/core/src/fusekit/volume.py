@@ -23,6 +23,7 @@ import trio
 
 from fusekit import __version__
 from fusekit.cache.blocks import Blocks, open_blocks
+from fusekit.cache.listings import Remembered
 from fusekit.config import LayerChoice, Source
 from fusekit.config import identity as identity_of
 from fusekit.disk import Disk
@@ -63,6 +64,8 @@ class Volume:
         self.journal: Journal
         self.blocks: Blocks
         self.paths: Paths
+        self.kernel: dict[str, Any] = {}  # its limits, as far as there is a kernel
+        self.kernel_known = trio.Event()
         self.ending: Callable[[], None] = lambda: None
         self._ends: float | None = None
 
@@ -107,6 +110,7 @@ class Volume:
             "inodes": len(self.filesystem.tree.inodes),
             "hosts": self.mount.hosts(),
             **self.blocks.as_dict(),
+            "kernel": self.kernel,
             **self.metrics.as_dict(),
         }
 
@@ -122,6 +126,8 @@ class Volume:
             "case_folding": capabilities.fold is not None,
             "skipped_names": self.metrics.skipped_names,
             "hosts": self.mount.hosts(),
+            "long_directories": self.filesystem.tree.listings.long_directories,
+            "kernel": self.kernel,
         }
 
 
@@ -165,11 +171,14 @@ class VolumeMount:
         if self.volume is None:
             return
         tree = self.volume.filesystem.tree
+        tree.unsaved(ref)
         views = tree.metadata.views() if principal is None else [tree.metadata.view(principal)]
+        last = ref.rpartition("/")[2]
         for view in views:
-            for ino in list(view.facts):
+            for ino, fact in list(view.facts.items()):
                 node = tree.inodes.get(ino)
-                if node is None or tree.address(node, view) != ref:
+                # An address that was not told ends in the name: so not a million of them are made for one change.
+                if node is None or (fact.ref or node.name) not in {ref, last} or tree.address(node, view) != ref:
                     continue
                 touched = [ino]
                 if name is not None and (record := view.directories.get(ino)) is not None:
@@ -234,7 +243,13 @@ async def open_stack(
         stack.push_async_callback(volume.journal.close)
         opening = open_blocks(cache_dir, owner, calls, disk, settings)
         volume.blocks = await _opened(stack.enter_async_context(opening), cache_dir or state_dir)
-        volume.filesystem = Filesystem(calls, volume.blocks, volume.journal, disk, settings, volume.metrics, identity)
+        remembered = None if private or cache_dir is None else await Remembered.open(cache_dir, identity)
+        if remembered is not None:
+            stack.push_async_callback(remembered.close)
+        volume.filesystem = Filesystem(
+            calls, volume.blocks, volume.journal, disk, settings, volume.metrics, identity, remembered
+        )
+        await stack.enter_async_context(volume.filesystem.running())
         mount.volume = volume
         with calls.starting():
             caller = await volume.filesystem.caller(os.getuid(), os.getgid(), os.getpid())

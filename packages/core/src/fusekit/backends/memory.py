@@ -8,6 +8,7 @@ follows is atomic, so its guard against lost races is a real one.
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import time
 from collections.abc import Mapping
@@ -108,7 +109,8 @@ class MemoryBackend:
 
     def __init__(self, options: Options, mount: Mount) -> None:
         self._options = options
-        self._numbers = 0
+        # Two stores in memory are not one, though both are called `memory:`: neither ids nor versions may be the same.
+        self._numbers = int.from_bytes(os.urandom(5), "big")
         self._nodes: dict[int, _Node] = {}
         self._used_bytes = 0  # contents, those still on their way, link targets and extended attributes
         self._root = self._make(Kind.DIRECTORY, Attributes(mode=0o755), None)

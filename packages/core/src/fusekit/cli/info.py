@@ -86,9 +86,20 @@ def _show(facts: dict[str, Any], *, as_json: bool) -> None:
             tell(f"  {name}: {_word(value)}")
         if facts.get("skipped_names"):
             tell(f"names left out because no file can be called so: {facts['skipped_names']}")
+        if facts.get("long_directories"):
+            tell(f"directories with more than 100,000 names: {facts['long_directories']}")
+        if facts.get("kernel"):
+            _show_kernel(facts["kernel"])
     tell("")
     rows = [(one["of"], one["name"], name_text(one["value"]), one["origin"]) for one in facts["options"]]
     tell_table(("OF", "OPTION", "VALUE", "FROM"), rows)
+
+
+def _show_kernel(kernel: dict[str, Any]) -> None:
+    values = (f"{name} {kernel[name]}" for name in ("read_ahead_kb", "max_background") if kernel[name] is not None)
+    tell(f"kernel: {', '.join(values) or 'limits unknown'}")
+    for note in kernel["notes"]:
+        tell(f"  {note}")
 
 
 def _word(value: Any) -> str:

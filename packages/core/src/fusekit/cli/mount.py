@@ -71,6 +71,9 @@ def command(
     dir_mode: Annotated[str | None, typer.Option(metavar="OCTAL", help="Permission bits of all directories.")] = None,
     cache_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Where clean blocks are kept.")] = None,
     state_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Where what is not yet sent is kept.")] = None,
+    entries_max: Annotated[
+        str | None, typer.Option(metavar="N", help="Names kept in memory (500,000); the oldest are dropped.")
+    ] = None,
     layer: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Put a layer on top; repeatable.")] = None,
     allow_other: Annotated[bool, typer.Option("--allow-other", help="Let other users in.")] = False,
     log_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Log of the background process.")] = None,
@@ -89,6 +92,7 @@ def command(
         "dir_mode": dir_mode,
         "cache_dir": cache_dir,
         "state_dir": state_dir,
+        "entries_max": entries_max,
         "layers": ",".join(layer) if layer else None,
     }
     if log_level not in LEVELS:

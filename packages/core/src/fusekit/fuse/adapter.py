@@ -145,8 +145,10 @@ class Adapter(pyfuse3.Operations):
                 encoded = pyfuse3.FileNameT(names.encode(name))
                 if not pyfuse3.readdir_reply(token, encoded, entry_attributes(attr), at):
                     return
-                if name not in {".", ".."}:  # the kernel takes no reference to these two
+                if at > 2:  # the kernel takes no reference to `.` and `..`, which come first
                     self._fs.listed(fh, attr)
+            if not self._fs.more(fh, at):  # what is here is answered now, not when the buffer is full
+                return
 
     @_answers
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:

@@ -5,17 +5,21 @@ Fuse layer.
 
 from __future__ import annotations
 
+import errno
 import logging
 import queue
 import threading
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import pyfuse3
 
 from fusekit import names
 
 logger = logging.getLogger(__name__)
+
+# Names waiting to be forgotten: a kernel that does not keep up is not asked for more, it will be asked again.
+_DISOWNED_MAX: Final = 4096
 
 
 class Notifier:
@@ -39,6 +43,11 @@ class Notifier:
         """Let the kernel forget the entry ``name`` of directory ``ino``, or the attributes and pages of ``ino``."""
         self._queue.put((ino, name))
 
+    def disown(self, ino: int, name: str) -> None:
+        """Let the kernel forget the entry ``name`` of directory ``ino`` some time, to save memory; it may use it yet."""
+        if self._queue.qsize() < _DISOWNED_MAX:
+            self._queue.put((ino, name))
+
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             ino, name = item
@@ -49,5 +58,8 @@ class Notifier:
                     pyfuse3.invalidate_entry(pyfuse3.InodeT(ino), pyfuse3.FileNameT(names.encode(name)))
             except FileNotFoundError:
                 pass  # the kernel does not have it
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EBUSY, errno.ENODEV, errno.EBADF, errno.ENOTCONN}:
+                    logger.warning("the kernel did not forget inode %d: %s", ino, error)
             except Exception:
                 logger.exception("invalidating inode %d failed", ino)

@@ -22,6 +22,7 @@ import trio
 from fusekit.errors import MountError
 from fusekit.fuse.adapter import Adapter
 from fusekit.fuse.kernel import Notifier
+from fusekit.fuse.knobs import raise_limits
 from fusekit.fuse.mounts import detach, mounted_at
 from fusekit.volume import Volume
 
@@ -94,10 +95,12 @@ async def _serve(
     try:
         with Notifier() as notifier:
             volume.mount.invalidate = notifier.changed
+            filesystem.tree.kernel = notifier
             async with trio.open_nursery() as nursery:
                 with trio.CancelScope() as serving:
                     nursery.start_soon(_stop, volume, mountpoint, stopping, serving)
                     nursery.start_soon(_notice_end, volume, device, serving)
+                    nursery.start_soon(_raise_limits, volume, mountpoint)
                     ready()
                     await pyfuse3.main(max_tasks=TASKS_MAX)
                 if serving.cancelled_caught:
@@ -106,10 +109,24 @@ async def _serve(
                 nursery.cancel_scope.cancel()
     finally:
         volume.mount.invalidate = None
+        filesystem.tree.kernel = None
         pyfuse3.close(unmount=not unmounted)
         with trio.CancelScope(shield=True, deadline=volume.end_by()):
             await filesystem.drain()
     return len(await volume.journal.rows())
+
+
+async def _raise_limits(volume: Volume, mountpoint: Path) -> None:
+    """Let the kernel read further ahead and have more under way, where that is permitted, once it has begun."""
+    point = mounted_at(mountpoint)
+    if point is None:
+        return
+    with contextlib.suppress(OSError):  # the answer does not matter: after one the kernel has set its own values
+        await trio.to_thread.run_sync(os.lstat, mountpoint, abandon_on_cancel=True)
+    volume.kernel = (await trio.to_thread.run_sync(raise_limits, point.device)).as_dict()
+    volume.kernel_known.set()
+    for note in volume.kernel["notes"]:
+        logger.info("%s", note)
 
 
 async def _stop(volume: Volume, mountpoint: Path, stopping: trio.Event, serving: trio.CancelScope) -> None:

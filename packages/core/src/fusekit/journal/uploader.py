@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 
@@ -24,7 +24,18 @@ logger = logging.getLogger(__name__)
 COMPARE_MAX: Final = 64 << 20
 
 
-def version_of(entry: Entry) -> str:
+class Versioned(Protocol):
+    """What has a version: an `Entry`, or what a cache keeps of one."""
+
+    @property
+    def version(self) -> str | None: ...
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def mtime_ns(self) -> int | None: ...
+
+
+def version_of(entry: Versioned) -> str:
     """Return what names the content of ``entry``: the service's version, else what changes when the content does."""
     if entry.version is not None:
         return entry.version

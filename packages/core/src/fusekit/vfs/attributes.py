@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 import time
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 
@@ -53,6 +53,34 @@ class Attr:
     valid_s: float
 
 
+class Told(Protocol):
+    """What is shown of an entry: an `Entry`, or what a cache keeps of one."""
+
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def mtime_ns(self) -> int | None: ...
+    @property
+    def ctime_ns(self) -> int | None: ...
+    @property
+    def atime_ns(self) -> int | None: ...
+    @property
+    def mode(self) -> int | None: ...
+    @property
+    def uid(self) -> int | None: ...
+    @property
+    def gid(self) -> int | None: ...
+    @property
+    def nlink(self) -> int: ...
+    @property
+    def rdev(self) -> int: ...
+    @property
+    def target(self) -> str | None: ...
+
+
+_NOTHING: Final = Attributes()
+
+
 class Shape:
     """Turns an entry into attributes by the mount's options."""
 
@@ -61,24 +89,25 @@ class Shape:
         self._born_ns = time.time_ns()
 
     def attr(
-        self, node: Node, entry: Entry, *, valid_s: float, kept: Attributes | None = None, nlink: int | None = None
+        self, node: Node, entry: Told, *, valid_s: float, kept: Attributes | None = None, nlink: int | None = None
     ) -> Attr:
         """Return what a stat of ``node`` shows; ``kept`` goes over what the service told."""
-        over = kept or Attributes()
+        over = _NOTHING if kept is None else kept
+        kind = node.kind
         mtime_ns = _first(over.mtime_ns, entry.mtime_ns, self._born_ns)
-        return Attr(
-            ino=node.ino,
-            kind=node.kind,
-            mode=FILE_TYPES[node.kind] | self._mode(node.kind, _first_or_none(over.mode, entry.mode)),
-            nlink=_nlink(node, entry) if nlink is None else nlink,
-            uid=_first(over.uid, entry.uid, self._settings.uid),
-            gid=_first(over.gid, entry.gid, self._settings.gid),
-            rdev=entry.rdev,
-            size=_size(entry),
-            atime_ns=_first(over.atime_ns, entry.atime_ns, mtime_ns),
-            mtime_ns=mtime_ns,
-            ctime_ns=_first(None, entry.ctime_ns, mtime_ns),
-            valid_s=min(valid_s, TIMEOUT_MAX_S),
+        return Attr(  # by position: this is most of what an entry of a listing costs
+            node.ino,
+            kind,
+            FILE_TYPES[kind] | self._mode(kind, _first_or_none(over.mode, entry.mode)),
+            _nlink(kind, entry) if nlink is None else nlink,
+            _first(over.uid, entry.uid, self._settings.uid),
+            _first(over.gid, entry.gid, self._settings.gid),
+            entry.rdev,
+            _size(kind, entry),
+            _first(over.atime_ns, entry.atime_ns, mtime_ns),
+            mtime_ns,
+            _first(None, entry.ctime_ns, mtime_ns),
+            min(valid_s, TIMEOUT_MAX_S),
         )
 
     def _mode(self, kind: Kind, told: int | None) -> int:
@@ -97,15 +126,15 @@ def token(entry: Entry) -> str:
     return version_of(entry) if entry.kind is Kind.FILE else ""
 
 
-def _nlink(node: Node, entry: Entry) -> int:
+def _nlink(kind: Kind, entry: Told) -> int:
     # Tools that walk trees take a directory's count as the number of its children unless it is 1: "not told".
-    return 1 if node.kind is Kind.DIRECTORY else entry.nlink
+    return 1 if kind is Kind.DIRECTORY else entry.nlink
 
 
-def _size(entry: Entry) -> int:
-    if entry.kind is Kind.SYMLINK:
+def _size(kind: Kind, entry: Told) -> int:
+    if kind is Kind.SYMLINK:
         return len((entry.target or "").encode("utf-8", "surrogateescape"))
-    return entry.size or 0 if entry.kind is Kind.FILE else 0
+    return entry.size or 0 if kind is Kind.FILE else 0
 
 
 def _first(first: int | None, second: int | None, default: int) -> int:

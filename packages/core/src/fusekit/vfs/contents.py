@@ -101,9 +101,7 @@ class Contents:
         size = await self._blocks.measure(item, functools.partial(self.addressed, file, entry, caller), caller)
         if file.entry is not None and version_of(file.entry) == version_of(entry):
             file.entry = attrs.evolve(entry, size=size)
-        fact = self._tree.fact(file.node, caller)
-        if fact is not None and version_of(fact.entry) == version_of(entry):
-            fact.entry = attrs.evolve(fact.entry, size=size)
+        self._tree.measured(file.node, entry, size, caller)
 
     async def addressed(self, file: File, entry: Entry, caller: Caller) -> Entry:
         """Return ``entry``, a version of the file, with the address that it has now: names above it may have moved."""

@@ -13,12 +13,14 @@ import os
 import stat
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import attrs
 import trio
 
 from fusekit.cache.blocks import Blocks
+from fusekit.cache.listings import Remembered
 from fusekit.cache.metadata import Fact
 from fusekit.disk import Disk
 from fusekit.errors import (
@@ -39,13 +41,15 @@ from fusekit.metrics import Metrics
 from fusekit.settings import Consistency, KeepAttributes, Settings
 from fusekit.transfer.calls import Calls
 from fusekit.types import Attributes, Caller, Capabilities, Entry, Io, Kind, Space, Want
-from fusekit.vfs.attributes import KINDS, Attr, Shape, token
+from fusekit.vfs.attributes import KINDS, Attr, token
+from fusekit.vfs.directories import Directories
 from fusekit.vfs.file import File, block_key
 from fusekit.vfs.files import Files
-from fusekit.vfs.handles import DirectoryHandle, FileHandle, HandleId, Handles
+from fusekit.vfs.handles import FileHandle, HandleId, Handles
 from fusekit.vfs.inodes import ROOT, Node
 from fusekit.vfs.places import Places
 from fusekit.vfs.renames import Renames
+from fusekit.vfs.shown import Shown
 from fusekit.vfs.tree import Tree
 from fusekit.vfs.xattrs import Xattrs
 
@@ -80,19 +84,25 @@ class Filesystem:
     """The operations of one mount."""
 
     def __init__(
-        self, calls: Calls, blocks: Blocks, journal: Journal, disk: Disk, settings: Settings, metrics: Metrics, identity: str
+        self, calls: Calls, blocks: Blocks, journal: Journal, disk: Disk, settings: Settings, metrics: Metrics, identity: str,
+        remembered: Remembered | None = None,
     ) -> None:  # fmt: skip
-        self.tree = Tree(calls, settings, metrics, identity)
+        self.tree = Tree(calls, settings, metrics, identity, remembered)
         self.handles = Handles()
         self.files = Files(self.tree, calls, blocks, journal, disk, settings)
         self._calls = calls
         self._blocks = blocks
         self._settings = settings
-        self._shape = Shape(settings)
+        self._shown = Shown(self.tree, settings)
         self._principals = calls.implements("fusekit_principal")
         self._places = Places(self.tree, calls, settings)
         self._renames = Renames(self.tree, self.files, self._places, calls)
         self._xattrs = Xattrs(self.tree, self.files, self._places, calls, blocks)
+        self.directories = Directories(self.tree, self.files, self.handles, self._places, self._shown)
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Own what goes on beside the operations, from before the first of them until after the last."""
+        return self.tree.listings.running()
 
     async def caller(self, uid: int, gid: int, pid: int) -> Caller:
         """Return who asks, with the name under which the backend knows them.
@@ -107,6 +117,7 @@ class Filesystem:
 
     async def start(self, caller: Caller) -> Attr:
         """Ask for the root, so that a mount which cannot work says so at once."""
+        await self.tree.recall_sizes()
         await self.tree.ask(self.tree.inodes.root, caller)
         return await self.getattr(ROOT, caller)
 
@@ -176,61 +187,30 @@ class Filesystem:
 
     async def opendir(self, ino: int, caller: Caller) -> HandleId:
         """Open a directory for reading its names."""
-        node = self.tree.node(ino)
-        await self.tree.directory(node, caller)
-        await self._places.allowed(node, Want.LIST, caller)
-        return self.handles.add(DirectoryHandle(node, caller))
+        return await self.directories.open(ino, caller)
 
     async def readdir(self, handle: int, start: int) -> list[tuple[str, Attr]]:
-        """Return the names from position ``start`` on, ``.`` and ``..`` first; position 0 reads afresh.
+        """Return names from position ``start`` on, ``.`` and ``..`` first, as soon as there are any; none at the end.
 
-        Whoever hands an entry on to the kernel with its attributes says so with `listed`.
+        Position 0 reads afresh. Whoever hands an entry on to the kernel with its attributes says so with `listed`.
         """
-        opened = self.handles.directory(handle)
-        if opened.names is None or start == 0:
-            try:
-                opened.names = await self._names(opened.node, opened.caller)
-            except NotFound as error:
-                if opened.node.gone:
-                    raise
-                # ENOENT from readdir is the end of the directory to glibc: right for one that was removed here, but
-                # one that vanished at the remote side would look empty, and `rsync --delete` would believe it.
-                self.tree.metadata.expire(opened.node.ino)
-                raise Stale(f"{self.tree.inodes.path(opened.node)} is gone at the remote side") from error
-        found: list[tuple[str, Attr]] = []
-        for name, node in opened.names[start : start + READDIR_CHUNK]:
-            fact = self.tree.fact(node, opened.caller)
-            if fact is None and node.file is None:
-                # Gone from memory meanwhile: the name stays at its position, to be asked for when it is used.
-                fact = Fact(Entry(name, node.kind), float("-inf"))
-            found.append((name, self._attr_known(node, fact)))
-        return found
+        return await self.directories.read(handle, start)
+
+    def more(self, handle: int, start: int) -> bool:
+        """Return whether `readdir` from position ``start`` on would not have to wait."""
+        return self.directories.more(handle, start)
 
     def listed(self, handle: int, attr: Attr) -> None:
         """Count a reference that the kernel was given with a directory entry, and what it was told with it."""
-        node = self.tree.inodes.get(attr.ino)
-        if node is None:
-            return
-        self.tree.inodes.looked_up(node)
-        fact = self.tree.fact(node, self.handles.directory(handle).caller)
-        if fact is not None and attr.valid_s > 0:
-            node.told = version_of(fact.entry)
+        self.directories.listed(handle, attr)
 
     def releasedir(self, handle: int) -> None:
         """Close a directory."""
-        self.handles.remove(handle)
+        self.directories.release(handle)
 
     async def fsyncdir(self, handle: int) -> None:
         """Return when the remote side has every change of names below the directory, and what was written there."""
-        opened = self.handles.directory(handle)
-        for node in self.tree.inodes:
-            if (
-                node.file is not None
-                and node.file.unsent
-                and not node.gone
-                and self.tree.inodes.below(node, opened.node)
-            ):
-                await self.files.commits.commit(node.file, opened.caller)
+        await self.directories.sync(handle)
 
     async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
         """Make a directory; the kernel gets one reference."""
@@ -521,43 +501,7 @@ class Filesystem:
             await self.files.release(file)
 
     def _attr_known(self, node: Node, fact: Fact | None) -> Attr:
-        """Return the attributes from what is known, local changes on top."""
-        file = node.file
-        local = file is not None and file.local
-        entry = file.as_entry(fact.entry if fact is not None else None) if file is not None and local else None
-        if entry is None:
-            assert fact is not None, "an inode is known, or has local content"
-            entry = fact.entry
-        kept = None
-        if node.kept is not None and fact is not None and node.kept[0] == token(fact.entry):
-            kept = node.kept[1]
-        if local and kept is not None and file is not None:
-            kept = file.attributes.over(attrs.evolve(kept, mtime_ns=None))
-        valid_s = 0.0
-        if fact is not None and self.tree.one_view and not local:
-            valid_s = self.tree.metadata.remaining_s(fact.at)
-        if entry.size is None and node.kind is Kind.FILE:
-            valid_s = 0.0
-        return self._shape.attr(node, entry, valid_s=valid_s, kept=kept, nlink=0 if node.gone else None)
-
-    async def _names(self, node: Node, caller: Caller) -> list[tuple[str, Node]]:
-        view = self.tree.view(caller)
-        record = view.directory(node.ino)
-        if not self.tree.metadata.fresh(record.listed_at):
-            record = await self.tree.list(node, caller)
-        found: dict[str, Node] = {}
-        for key, ino in record.names.items():
-            child = self.tree.inodes.get(ino)
-            if child is not None:
-                found[key] = child
-        found.update({key: made for (ino, key), made in self.tree.pending.items() if ino == node.ino})
-        folded = self.tree.capabilities_of(node, caller).fold is not None
-        listed = [(self._shown_name(node, key, child, folded, caller), child) for key, child in found.items()]
-        return [(".", node), ("..", self.tree.node(node.parent)), *listed]
-
-    def _shown_name(self, parent: Node, key: str, child: Node, folded: bool, caller: Caller) -> str:
-        """Return the name as the service spells it: what it is found by may have lost its case."""
-        return child.name if folded and child.parent == parent.ino else key
+        return self._shown.attr(node, fact)
 
     async def _version_to_open(self, node: Node, caller: Caller, *, reads: bool) -> Entry:
         """Return the version that an open gets, by the consistency mode; at most one call."""
@@ -668,6 +612,7 @@ class Filesystem:
 
     def _changed_attributes(self, node: Node, parent: Node, entry: Entry, caller: Caller) -> None:
         fact = self.tree.fact(node, caller)
+        self.tree.unsaved(self.tree.address(parent, self.tree.view(caller)))
         if fact is not None:
             fact.entry, fact.at = attrs.evolve(entry, name=fact.entry.name, ref=fact.entry.ref), trio.current_time()
         if parent is not node:
@@ -719,10 +664,6 @@ class Filesystem:
             self.tree.disappeared(directory, name, node, caller)
         await self.files.removed(node, path, caller)
         self.tree.release(node)
-
-
-# How many entries one call of `readdir` returns; the kernel's buffer holds fewer.
-READDIR_CHUNK: Final = 512
 
 
 def _asked(owned: Attributes, mode: int) -> Attributes:

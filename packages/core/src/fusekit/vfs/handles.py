@@ -1,8 +1,8 @@
 """Handles: what an open file descriptor or directory of a program refers to.
 
 Vfs layer. A handle keeps who opened it, because the kernel's reads, writes, flushes and releases come without a
-caller. A directory handle keeps the listing that it began with, so that names which come and go between two calls
-neither repeat nor hide others.
+caller. A directory handle keeps the listing that it began with, which only grows, so that names which come and go
+between two calls neither repeat nor hide others.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fusekit.errors import Invalid
 from fusekit.types import Caller
 from fusekit.vfs.file import File
 from fusekit.vfs.inodes import Node
+from fusekit.vfs.listings import Listing
 
 HandleId = NewType("HandleId", int)
 
@@ -47,11 +48,11 @@ class FileHandle:
 
 @attrs.define(eq=False)
 class DirectoryHandle:
-    """An open directory and the names as they were when it was first read."""
+    """An open directory and the names that it began to read, which may still be coming."""
 
     node: Node
     caller: Caller
-    names: list[tuple[str, Node]] | None = None
+    listing: Listing | None = None
 
 
 class Handles:

@@ -7,61 +7,18 @@ it: an inode that lost its name keeps it until the kernel forgets, and whoever c
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NewType
+from typing import Final
 
-import attrs
+from fusekit.types import Entry, Kind
+from fusekit.vfs.node import ROOT, Ino, Key, Node, Place
 
-from fusekit.types import Attributes, Entry, Kind
-
-if TYPE_CHECKING:
-    from fusekit.vfs.file import File
-
-Ino = NewType("Ino", int)
-
-ROOT: Final = Ino(1)  # the kernel's number for the top of every FUSE mount
+__all__ = ["ROOT", "Ino", "Inodes", "Key", "Node", "Place"]
 
 # SQLite keeps signed 64-bit integers, and 0 and 1 mean "none" and the root to the kernel.
 _NUMBER_MASK: Final = (1 << 63) - 1
-
-Place = tuple[Ino, str]
-"""A directory's number and a name in it."""
-
-Key = tuple[str, ...] | Place
-
-
-@attrs.define(eq=False)
-class Node:
-    """One inode.
-
-    ``parent`` and ``name`` are its place (of several hard links one of them); ``gone`` after its last name went, and
-    ``unlinked`` where it was this mount that took it away: what is written then has no place to go to any more.
-    ``lookups`` counts the kernel's references, ``opens`` our handles. ``told`` is the content version whose attributes
-    the kernel was last given, ``pages`` the one of which it may hold pages. ``kept`` are attributes that the service
-    cannot store, with the version they belong to.
-    """
-
-    ino: Ino
-    kind: Kind
-    parent: Ino
-    name: str
-    key: Key | None
-    lookups: int = 0
-    opens: int = 0
-    gone: bool = False
-    unlinked: bool = False
-    told: str | None = None
-    pages: str | None = None
-    asked_again: bool = False
-    kept: tuple[str, Attributes] | None = None
-    links: set[Place] | None = None
-    file: File | None = None
-
-    @property
-    def referenced(self) -> bool:
-        """Return whether the kernel, a handle or unsent data refers to this inode."""
-        return self.lookups > 0 or self.opens > 0 or self.file is not None or self.ino == ROOT
 
 
 class Inodes:
@@ -73,6 +30,9 @@ class Inodes:
         # Inodes whose number is not the hash of their key: renamed, or given a new object by a write.
         self._elsewhere: dict[Key, Ino] = {}
         self._children: dict[Ino, int] = {}
+        # All numbers, those first that were met or last considered the longest ago. A number that was dropped stays
+        # in it until its turn comes.
+        self._ages: deque[Ino] = deque()
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -91,16 +51,15 @@ class Inodes:
     def place(self, parent: Node, name: str, entry: Entry) -> Node:
         """Return the inode for ``entry`` at ``name`` of ``parent``, made where there is none yet."""
         key = self._key(parent, name, entry)
-        number, node = self._find(key)
+        number, node, step = self._find(key)
         if node is not None and node.kind is not entry.kind:
             self.detach(node)  # another kind of thing came to the same place
-            number, node = self._find(key)
+            number, node, step = self._find(key)
         if node is None:
             node = Node(number, entry.kind, parent.ino, name, key)
-            self._nodes[number] = node
-            if number != self._hash(key, 0):
+            if step:
                 self._elsewhere[key] = number
-            self._count(parent.ino, 1)
+            self._enter(node)
             return node
         if (node.parent, node.name) != (parent.ino, name):
             if entry.kind is Kind.DIRECTORY:
@@ -109,22 +68,30 @@ class Inodes:
                 self._link(node, parent, name)
         return node
 
+    def same(self, ino: int, parent: Node, entry: Entry) -> Node | None:
+        """Return the inode ``ino`` if plainly ``entry`` in ``parent`` is what it stood for before; None: find out."""
+        node = self._nodes.get(Ino(ino))
+        if node is None or entry.id is not None or node.kind is not entry.kind or not node.by_place:
+            return None
+        return node if node.name == entry.name and node.parent == parent.ino and node.links is None else None
+
     def loops(self, parent: Node, entry: Entry) -> bool:
         """Return whether ``entry`` is a directory that ``parent`` lies in."""
         if entry.id is None or entry.kind is not Kind.DIRECTORY:
             return False
-        _, node = self._find(("id", entry.id))
+        node = self._find(("id", entry.id))[1]
         return node is not None and self.below(parent, node)
 
     def move(self, node: Node, here: Place, there: Place) -> None:
         """Take ``node`` from one of its places to another; its number stays."""
         if node.links is not None:
             node.links = (node.links - {here}) | {there}
+        keyed = node.key == here
         if (node.parent, node.name) == here:
             self._count(here[0], -1)
             self._count(there[0], 1)
-            node.parent, node.name = there
-        if node.key == here:
+            node.put(there)
+        if keyed:
             self.rekey(node, there)
 
     def identify(self, node: Node, parent: Node, name: str, entry: Entry) -> None:
@@ -137,7 +104,7 @@ class Inodes:
             del self._elsewhere[node.key]
         node.key = key
         if key is not None:
-            _, other = self._find(key)
+            other = self._find(key)[1]
             if other is not None and other is not node:
                 self.rekey(other, None)
             if self._hash(key, 0) != node.ino:
@@ -169,25 +136,54 @@ class Inodes:
             if node.links:
                 if (node.parent, node.name) == (parent.ino, name):
                     self._count(node.parent, -1)
-                    node.parent, node.name = next(iter(node.links))
+                    node.put(next(iter(node.links)))
                     self._count(node.parent, 1)
                 return
         self.detach(node)
 
     def looked_up(self, node: Node) -> None:
         """Count a reference that the kernel was just given."""
-        node.lookups += 1
+        self.present(node).lookups += 1
+
+    def present(self, node: Node) -> Node:
+        """Return the inode that has the number of ``node``: itself, back in the table if it was evicted meanwhile."""
+        there = self._nodes.get(node.ino)
+        if there is None:
+            self._enter(node)
+        return there or node
 
     def forget(self, ino: int, count: int) -> Node | None:
-        """Take ``count`` of the kernel's references back; return the inode if it was dropped with the last.
-
-        An inode that still has its name stays: what is known of it answers the next question about its directory.
-        """
+        """Take ``count`` of the kernel's references back, and return the inode."""
         node = self._nodes.get(Ino(ino))
-        if node is None:
-            return None
-        node.lookups = max(0, node.lookups - count)
-        return node if node.gone and self.drop(node) else None
+        if node is not None:
+            node.lookups = max(0, node.lookups - count)
+        return node
+
+    def evict(self, node: Node) -> bool:
+        """Take an inode out that has its name and nothing else; return whether it went.
+
+        The next who meets the name finds the same number again. What would not be found again stays: a number that is
+        no hash of the key, kept attributes, second names.
+        """
+        if node.referenced or not node.plain or node.gone or node.key is None or self._children.get(node.ino):
+            return False
+        if self._nodes.get(node.ino) is not node or (self._elsewhere and node.key in self._elsewhere):
+            return False
+        del self._nodes[node.ino]
+        self._count(node.parent, -1)
+        return True
+
+    def oldest(self, count: int) -> Iterator[Node]:
+        """Go over the ``count`` inodes whose turn it is, each of which then gets to the end of the row."""
+        ages = self._ages
+        if len(ages) > 2 * len(self._nodes) + 1024:  # mostly numbers that were dropped
+            self._ages = ages = deque(ino for ino in dict.fromkeys(ages) if ino in self._nodes)
+        for _ in range(min(count, len(ages))):
+            node = self._nodes.get(ages.popleft())
+            if node is not None:
+                yield node
+                if self._nodes.get(node.ino) is node:
+                    ages.append(node.ino)
 
     def drop(self, node: Node) -> bool:
         """Drop ``node`` if nothing refers to it any more, neither children; return whether it is gone."""
@@ -226,31 +222,36 @@ class Inodes:
         # A directory has one number a path: the same object met at a second path is a second directory, unless the
         # first place is no longer taken (it was renamed by somebody else).
         key: Key = ("id", entry.id)
-        _, node = self._find(key)
+        node = self._find(key)[1]
         if node is None or (node.parent, node.name) == (parent.ino, name) or not node.referenced:
             return key
         return ("id", entry.id, str(parent.ino), name)
 
-    def _find(self, key: Key) -> tuple[Ino, Node | None]:
-        """Return the number for ``key`` and the inode that has it, None where it is free."""
-        moved = self._elsewhere.get(key)
+    def _find(self, key: Key) -> tuple[Ino, Node | None, int]:
+        """Return the number for ``key``, the inode that has it (None where it is free), and how many were taken before."""
+        moved = self._elsewhere.get(key) if self._elsewhere else None
         if moved is not None:
-            return moved, self._nodes[moved]
+            return moved, self._nodes[moved], 0
         step = 0
         while True:
             number = self._hash(key, step)
             node = self._nodes.get(number)
             if node is None or node.key == key:
-                return number, node
+                return number, node, step
             step += 1
 
     def _hash(self, key: Key, step: int) -> Ino:
         text = "\0".join(map(str, (*key, step) if step else key)).encode("utf-8", "surrogateescape")
         while True:
-            number = int.from_bytes(blake2b(text, digest_size=8, key=self._identity).digest()) & _NUMBER_MASK
+            number = int.from_bytes(blake2b(text, digest_size=8, key=self._identity).digest(), "big") & _NUMBER_MASK
             if number > ROOT:
                 return Ino(number)
             text += b"\0"
+
+    def _enter(self, node: Node) -> None:
+        self._nodes[node.ino] = node
+        self._ages.append(node.ino)
+        self._count(node.parent, 1)
 
     def _link(self, node: Node, parent: Node, name: str) -> None:
         if node.links is None:

@@ -191,6 +191,7 @@ async def test_each_principal_has_a_view_of_its_own_and_the_kernel_keeps_none(
         for caller in (one, two):
             handle = await setup.fs.opendir(ROOT, caller)
             seen[caller.principal] = {name for name, _ in await setup.fs.readdir(handle, 2)}
+            assert await setup.fs.readdir(handle, 2 + len(seen[caller.principal])) == []
             setup.fs.releasedir(handle)
         assert seen == {"user 1": {"hidden", "secret"}, "user 2": {"secret"}}
         assert (await setup.fs.lookup(ROOT, "hidden", one)).valid_s == 0

@@ -222,12 +222,12 @@ class Tree:
         if self._lists_for(record, capabilities):
             if record.before is not None and await self._validate(parent, view, record, caller):
                 return None
-            changes = record.changes
+            changes, losses = record.changes, record.losses
             await self.listings.whole(parent, caller, until=lambda: self._came(view, record, key))
             ino = record.names.get(key)
             if ino is not None and (node := self.inodes.get(ino)) is not None:
                 return node
-            if capabilities.has("fusekit_stat") and capabilities.unlisted_names:
+            if record.losses != losses or (capabilities.has("fusekit_stat") and capabilities.unlisted_names):
                 return await self._stat_name(parent, name, key, record, caller)
             if (parent.ino, key) in self.pending or record.changed_since(key, changes):
                 return None

@@ -162,6 +162,17 @@ async def test_a_name_that_was_dropped_is_not_taken_for_missing(tmp_path: Path) 
             assert (await fs.lookup(directory.ino, "file-000999.txt", ME)).size == 1_000_999
 
 
+async def test_a_name_dropped_while_its_directory_is_listed_for_it_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Generated, "files", 3000)
+    async with open_backend(Generated, tmp_path, Settings(ttl_s=3600.0, entries_max=1000)) as volume:
+        fs = volume.filesystem
+        directory = await fs.lookup(ROOT, "dir00000", ME)
+        for name in ("file-000001.txt", "file-000002.txt", "file-001500.txt"):  # the second one lists the directory
+            assert (await fs.lookup(directory.ino, name, ME)).size == 1_000_000 + int(name[5:11])
+
+
 async def test_a_directory_longer_than_the_budget_is_read_whole_with_its_attributes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

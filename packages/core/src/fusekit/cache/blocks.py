@@ -27,7 +27,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from fusekit.cache.budget import Budget
+from fusekit.cache.budget import Budget, Buffers
 from fusekit.cache.flights import Flight, Hedging
 from fusekit.cache.objects import Object, Piece
 from fusekit.cache.readahead import PIECE_BYTES, SMALL_FILE_BYTES, Reader, cut
@@ -56,6 +56,7 @@ AGE_LOOK_S: Final = 3600.0
 # So many fetches may end well and leave a reader without its bytes, which went before it came to them.
 TRIES_MAX: Final = 64
 
+_NOTHING: Final = bytearray()
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -90,6 +91,7 @@ class Blocks:
     ) -> None:
         self.calls = calls
         self.budget = Budget(settings.memory, self._spare)
+        self.buffers = Buffers(PIECE_BYTES, self.budget)
         self.hedging = Hedging()
         self.facts = CacheFacts()
         self.scratch = bytearray(PIECE_BYTES)
@@ -462,7 +464,10 @@ class Blocks:
         for flight in item.flights:
             flight.gone(piece)
         item.remove(piece)
-        self.budget.release(len(piece.memory))
+        count = piece.stop - piece.start
+        memory, piece.memory = [piece.memory], _NOTHING
+        self.buffers.give_back(memory)
+        self.budget.release(count)
 
     # ---- disk --------------------------------------------------------------------------------------------------
 
@@ -789,6 +794,7 @@ class Blocks:
         """Ask again for what stalls, for as long as the mount lives; sleeps while nothing is under way."""
         while True:
             if not self._flights:
+                self.buffers.clear()
                 self._flying = trio.Event()
                 await self._flying.wait()
             await trio.sleep(self.hedging.after_s / 2)

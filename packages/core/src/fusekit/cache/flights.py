@@ -220,7 +220,7 @@ class Flight:
         if (piece := self._pieces.get(begin)) is not None:
             self._blocks.budget.release(count)
             return piece
-        piece = self._pieces[begin] = Piece(begin, end, bytearray(count))
+        piece = self._pieces[begin] = Piece(begin, end, self._blocks.buffers.take(count))
         self.item.add(piece)
         return piece
 

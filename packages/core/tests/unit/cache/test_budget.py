@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from fusekit.cache.budget import Budget
+from fusekit.cache.budget import Budget, Buffers
 
 
 async def test_who_asks_waits_until_it_fits_in_the_order_of_asking() -> None:
@@ -88,3 +88,34 @@ async def test_who_is_cancelled_while_waiting_takes_nothing_and_lets_others_pass
         await trio.testing.wait_all_tasks_blocked()
         scope.cancel()
     assert budget.used == 70
+
+
+def test_a_buffer_is_used_again_only_when_nobody_has_a_view_of_it() -> None:
+    buffers = Buffers(100, Budget(1000))
+    first = buffers.take(100)
+    name = id(first)
+    view = memoryview(first)[10:20]
+    hand = [first]
+    del first
+    buffers.give_back(hand)
+    assert id(buffers.take(100)) != name, "somebody may still read it"
+    view[:] = b"x" * 10
+
+    second = buffers.take(100)
+    name, hand = id(second), [second]
+    del second
+    buffers.give_back(hand)
+    assert id(buffers.take(100)) == name
+
+
+def test_no_more_is_kept_idle_than_the_budget_has_to_spare() -> None:
+    budget = Budget(250)
+    buffers = Buffers(100, budget)
+    for _ in range(3):
+        buffers.give_back([bytearray(100)])
+    assert len(buffers._idle) == 2
+    buffers.clear()
+    budget.used = 200
+    buffers.give_back([bytearray(100)])
+    buffers.give_back([bytearray(50)])
+    assert buffers._idle == []

@@ -223,6 +223,8 @@ class DatabricksEmulator(Emulator):
             if old.blob is not None:
                 self.cloud.retire(old.blob)
             node = attrs.evolve(node, object_id=old.object_id, created_ms=old.created_ms)
+            if not self.clock.frozen:  # the service itself takes longer than a millisecond for a change
+                node = attrs.evolve(node, modified_ms=max(node.modified_ms, old.modified_ms + 1))
         self.tree.put(node)
 
     # --- what the base asks ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from measure import MIB, machine
+from measure import MIB, machine, settle_memory
 from report import Outcome, page, table, write_docs
 from workloads import FILE, WORKLOADS, Bench, Measured, Workload
 
@@ -36,6 +36,8 @@ def prepared(*, quick: bool) -> Iterator[Bench]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fusekit-bench-data-")))
         original = directory / FILE
         _write(original, size)
+        if not quick:
+            settle_memory(directory)
         state = {
             "files": {FILE: {"file": str(original)}},
             "generated": {

@@ -357,7 +357,7 @@ def _read(bench: Bench, server: RunningEmulator, there: Mounted, file: Path) -> 
 
 def _random(bench: Bench, there: Mounted, trip_s: float) -> Values:
     # One read in each stretch, the stretches in random order: nobody can guess the next, and no two share a block.
-    stretch = bench.size // bench.random_reads
+    stretch = bench.size // bench.random_reads // 4096 * 4096
     picks = random.Random(1)
     places = [
         number * stretch + picks.randrange(0, max(1, stretch - 4096), 4096) for number in range(bench.random_reads)

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 import trio
 
 T = TypeVar("T")
+
+# Reads of this size and more use buffers again, so many of them.
+_REUSED_FROM: Final = 128 << 10
+_BUFFERS_KEPT: Final = 4
+# References to a buffer of which there is no view: the list's, a variable's, and that of `getrefcount`.
+_UNUSED: Final = 3
 
 # Enough to keep a disk queue busy; more threads only fight for the interpreter's lock.
 THREADS: Final = 8
@@ -27,6 +34,7 @@ class Disk:
 
     def __init__(self) -> None:
         self._threads = trio.CapacityLimiter(THREADS)
+        self._buffers: list[bytearray] = []
         self._nowait = hasattr(os, "preadv") and hasattr(os, "RWF_NOWAIT")
 
     async def run(self, call: Callable[..., T], *args: object) -> T:
@@ -35,12 +43,28 @@ class Disk:
 
     async def read(self, fd: int, start: int, stop: int) -> bytes | memoryview:
         """Return the bytes of ``fd`` from ``start`` to ``stop``, fewer at its end."""
-        buffer = bytearray(stop - start)
+        buffer = self._buffer(stop - start)
         view = memoryview(buffer)
         done = self._read_now(fd, view, start) if self._nowait else 0
         if done < len(buffer):
             done = await self.run(_read_all, fd, view, start, done)
         return view[:done]
+
+    def _buffer(self, size: int) -> bytearray:
+        """Return a buffer, one that was used before if nobody has a view of it any more.
+
+        Memory that is fresh from the kernel costs as much as the read itself.
+        """
+        if size < _REUSED_FROM:
+            return bytearray(size)
+        for buffer in self._buffers:
+            if len(buffer) == size and sys.getrefcount(buffer) == _UNUSED:
+                return buffer
+        buffer = bytearray(size)
+        if len(self._buffers) >= _BUFFERS_KEPT:
+            self._buffers.pop(0)
+        self._buffers.append(buffer)
+        return buffer
 
     def _read_now(self, fd: int, view: memoryview, start: int) -> int:
         try:

@@ -528,39 +528,50 @@ class Blocks:
         skip = trio.current_time() < self._broken_until or self._free_bytes() < self._settings.cache_free // 2
         jobs = [(item, piece, flight) for item, piece, flight in batch if not skip and not item.dead]
 
-        def write() -> list[list[Record] | OSError]:
+        # What belongs to one object goes together.
+        by_object: dict[Object, list[tuple[Piece, Flight | None]]] = {}
+        for item, piece, flight in jobs:
+            by_object.setdefault(item, []).append((piece, flight))
+
+        def write(item: Object, pieces: Sequence[tuple[Piece, Flight | None]]) -> list[Record]:
+            if item.file is None:
+                item.file = ObjectFile.open(directory / item.name, item.size)
+            if item.size is not None:
+                item.file.settle(item.size)
+            ranges = [
+                (piece.view(start, stop), start)
+                for piece, flight in pieces
+                for start, stop in (piece.good if flight is None else piece.have)
+            ]
+            records = item.file.put(ranges)
+            proven = [record for record, at in zip(records, _flights_of(pieces), strict=True) if at is None]
+            if proven:
+                item.file.record(proven)
+            return records
+
+        def write_all() -> list[list[Record] | OSError]:
             done: list[list[Record] | OSError] = []
-            for item, piece, flight in jobs:
+            for item, pieces in by_object.items():
                 try:
-                    if item.file is None:
-                        item.file = ObjectFile.open(directory / item.name, item.size)
-                    if flight is None and item.size is not None:
-                        item.file.settle(item.size)
-                    ranges = list(piece.have if flight is not None else piece.good)
-                    records = [item.file.put(piece.view(start, stop), start) for start, stop in ranges]
-                    if flight is None:
-                        item.file.record(records)
-                    done.append(records)
+                    done.append(write(item, pieces))
                 except OSError as error:
                     done.append(error)
             return done
 
-        results = await self._disk.run(write) if jobs else []
-        for (item, piece, flight), result in zip(jobs, results, strict=True):
-            if isinstance(result, OSError):
-                if isinstance(result, CutShort):
-                    self._lost(item)
-                else:
-                    self.trouble("written", result)
-                self.facts.not_kept += len(piece.memory)
-            elif flight is None:
-                for record in result:
-                    item.here.add(record.start, record.stop)
-                    self._grew(item, record.stop - record.start)
+        results = await self._disk.run(write_all) if jobs else []
+        for (item, pieces), result in zip(by_object.items(), results, strict=True):
+            if isinstance(result, CutShort):
+                self._lost(item)
+            elif isinstance(result, OSError):
+                self.trouble("written", result)
+                self.facts.not_kept += sum(len(piece.memory) for piece, _ in pieces)
             else:
-                for record in result:
+                for record, flight in zip(result, _flights_of(pieces), strict=True):
                     self._grew(item, record.stop - record.start)
-                self._spilled(item, flight, result)
+                    if flight is None:
+                        item.here.add(record.start, record.stop)
+                    else:
+                        self._spilled(item, flight, [record])
         for item, piece, flight in batch:
             self._stored(item, piece, keep=flight is None)
         self._shrink_soon()
@@ -888,6 +899,11 @@ def _log_trouble(blocks: Blocks, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         blocks.trouble(what, error)
+
+
+def _flights_of(pieces: Sequence[tuple[Piece, Flight | None]]) -> list[Flight | None]:
+    """Return, for each range that is written of ``pieces``, the flight whose word it waits for."""
+    return [flight for piece, flight in pieces for _ in (piece.good if flight is None else piece.have)]
 
 
 def _again(error: BackendError) -> BackendError:

@@ -1,7 +1,7 @@
 """How one open file is read, and so what is worth fetching before it is asked for.
 
 Cache layer, without I/O. The first read of a file gets a small range, the whole file if it is small. Reading on in order
-doubles the window up to a limit; a read anywhere else gets just what it asked for and closes the window. The kernel reads
+widens the window up to a limit; a read anywhere else gets just what it asked for and closes the window. The kernel reads
 ahead itself, in several requests at once that may arrive in any order, so what is near where reading goes on counts
 as in order.
 """
@@ -17,6 +17,8 @@ import attrs
 FIRST_BYTES: Final = 128 << 10
 # Up to this size a second round trip costs more than the bytes.
 SMALL_FILE_BYTES: Final = 512 << 10
+# Up to here the window grows fourfold: while it is smaller than what one round trip could bring, each step costs one.
+STEEP_BYTES_MAX: Final = 8 << 20
 # How far from where reading goes on a read still counts as in order, at least and at most, between them the window: the
 # kernel reads ahead by itself, with several requests under way, and the further the longer it has gone well.
 SLACK_MIN_BYTES: Final = 512 << 10
@@ -57,7 +59,8 @@ class Reader:
         self.next = max(self.next, stop)
         if self.next + self.window // 2 < self.ahead:
             return stop
-        self.window = min(window_max, max(2 * self.window, FIRST_BYTES))
+        grown = (4 if self.window < STEEP_BYTES_MAX else 2) * self.window
+        self.window = min(window_max, max(grown, FIRST_BYTES))
         self.ahead = max(self.ahead, min(size, self._cut(self.next + self.window)))
         return max(stop, self.ahead)
 

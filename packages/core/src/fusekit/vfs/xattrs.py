@@ -43,11 +43,12 @@ class Xattrs:
         """Return the value of ``name``.
 
         Raises:
-            NotFound: there is none (ENODATA).
+            NotFound: there is none (ENODATA). NotSupported: it is of a namespace of the kernel's.
         """
         plain = _plain(name)
         if plain is None:
-            raise _no_such(name)
+            # "Not here at all", and not "not of this file": `ls -l` then asks once a mount and not twice a file.
+            raise NotSupported(f"there are no extended attributes such as {name!r} here", errno=errno.EOPNOTSUPP)
         own = plain.startswith(OWN)
         value = (await self._own(node, caller) if own else await self._all(node, caller)).get(plain)
         if value is None:

@@ -31,7 +31,7 @@ def test_a_small_file_comes_whole() -> None:
     assert Reader().wants(0, 4096, SMALL_FILE_BYTES, 0) == 4096, "unless nothing is to be read ahead"
 
 
-def test_the_window_doubles_up_to_its_limit_while_reading_goes_on_in_order() -> None:
+def test_the_window_widens_up_to_its_limit_while_reading_goes_on_in_order() -> None:
     reader = Reader()
     windows = []
     for at in range(0, BIG, STEP):
@@ -41,7 +41,8 @@ def test_the_window_doubles_up_to_its_limit_while_reading_goes_on_in_order() -> 
     assert windows[0] == FIRST_BYTES
     assert max(windows) == WINDOW
     grown = [window for window, _ in itertools.groupby(windows)]
-    assert all(after == 2 * before for before, after in itertools.pairwise(grown))
+    assert all(after in {4 * before, 2 * before} for before, after in itertools.pairwise(grown))
+    assert len(grown) <= 7, "each step may cost a round trip"
 
 
 def test_a_reader_in_order_always_has_half_a_window_before_it_from_its_second_read_on() -> None:

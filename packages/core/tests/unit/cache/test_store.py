@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 
 def _stored(path: Path, *ranges: tuple[int, int]) -> None:
     file = ObjectFile.open(path, SIZE)
-    file.record([file.put(memoryview(DATA)[start:stop], start) for start, stop in ranges])
+    file.record(file.put([(memoryview(DATA)[start:stop], start) for start, stop in ranges]))
     file.close()
 
 
@@ -91,9 +91,9 @@ def test_what_was_punched_out_is_neither_good_nor_bad(path: Path) -> None:
 
 def test_a_file_of_unknown_size_gets_its_log_when_the_size_is_known(path: Path) -> None:
     file = ObjectFile.open(path, None)
-    record = file.put(memoryview(DATA)[:SIZE], 0)
+    records = file.put([(memoryview(DATA)[:SIZE], 0)])
     file.settle(SIZE)
-    file.record([record])
+    file.record(records)
     file.close()
     assert _verified(path) == ([(0, SIZE)], [])
 

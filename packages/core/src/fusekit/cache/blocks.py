@@ -52,6 +52,7 @@ VERIFY_BYTES: Final = 8 << 20
 IDLE_OBJECTS: Final = 128
 # How much of what is unused goes at once when there is too much: a look at each file would cost more than it frees.
 EVICT_SHARE: Final = 0.05
+# How often is looked for what is too old. By no timer: while nothing is opened there is no hurry, and nothing to wake up for.
 AGE_LOOK_S: Final = 3600.0
 # So many fetches may end well and leave a reader without its bytes, which went before it came to them.
 TRIES_MAX: Final = 64
@@ -112,6 +113,7 @@ class Blocks:
         self._shrinking = False
         self._broken_until = float("-inf")
         self._thrown_away = 0
+        self._looked_at_ages = time.time()
         self._closing = False
 
     @property
@@ -170,6 +172,8 @@ class Blocks:
                 await item.loading.wait()
         self._objects.move_to_end(name)
         self._used(name)
+        if time.time() - self._looked_at_ages > AGE_LOOK_S:
+            self.drop_old()
         return item
 
     def release(self, item: Object) -> None:
@@ -789,17 +793,17 @@ class Blocks:
         self.facts.evicted += total
         return total
 
-    async def look_at_ages(self) -> None:
-        """Let go what nobody used for longer than the limit, for as long as the mount lives."""
-        while True:
-            before = time.time() - self._settings.cache_age_s
-            for name, facts in list(self._on_disk.items()):
-                item = self._objects.get(name)
-                if facts.used_at < before and not facts.pinned and (item is None or item.users == 0):
-                    self.facts.evicted += facts.allocated
-                    self._discard(name)
-                    await trio.lowlevel.checkpoint()
-            await trio.sleep(AGE_LOOK_S)
+    def drop_old(self) -> None:
+        """Let go what nobody used for longer than the limit; now and then, when something is opened."""
+        now = time.time()
+        self._looked_at_ages = now
+        for name, facts in list(self._on_disk.items()):
+            if facts.used_at >= now - self._settings.cache_age_s:
+                return  # the rest was used later
+            item = self._objects.get(name)
+            if not facts.pinned and (item is None or item.users == 0):
+                self.facts.evicted += facts.allocated
+                self._discard(name)
 
     async def watch_flights(self) -> None:
         """Ask again for what stalls, for as long as the mount lives; sleeps while nothing is under way."""
@@ -857,7 +861,7 @@ async def open_blocks(
                 blocks.found(file.name, _OnDisk(file.allocated, file.used_at, file.pinned))
             if directory is not None:
                 nursery.start_soon(blocks.store_pieces)
-                nursery.start_soon(blocks.look_at_ages)
+                blocks.drop_old()
             nursery.start_soon(blocks.watch_flights)
             try:
                 yield blocks

@@ -597,14 +597,20 @@ async def test_a_disk_that_is_nearly_full_keeps_nothing(tmp_path: Path, monkeypa
         assert (await _read_many(there, 1, MIB))[0].name == entries[0].name
 
 
-async def test_what_nobody_reads_for_long_goes(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+async def test_what_nobody_reads_for_long_goes(tmp_path: Path) -> None:
     service = Service(content(MIB))
     file = await _kept(tmp_path, service)
     os.utime(file, (1, 1))
     async with bench(tmp_path, service) as there:
-        await trio.sleep(1)
         assert there.blocks.bytes_used == 0
         assert there.blocks.facts.evicted >= MIB
+        await there.read_through()
+        await there.blocks.settled()
+        there.blocks.drop_old()
+        assert there.blocks.bytes_used >= MIB
+        there.blocks._on_disk[next(iter(there.blocks._on_disk))].used_at = 1.0
+        there.blocks.drop_old()
+        assert there.blocks.bytes_used == 0
 
 
 async def test_many_files_are_open_no_longer_than_needed(tmp_path: Path) -> None:

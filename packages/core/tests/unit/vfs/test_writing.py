@@ -136,7 +136,6 @@ async def test_fsync_of_a_directory_sends_what_is_below_it(tmp_path: Path) -> No
 async def test_a_service_that_is_silent_ends_a_close_and_the_bytes_are_kept(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    autojump_clock.autojump_threshold = 0.2  # threads at the disk are not waiting for time to pass
     async with driven(tmp_path) as setup:
         opened, _ = await setup.fs.create(ROOT, "f", 0o644, os.O_WRONLY, ME)
         await setup.fs.write(opened.handle, 0, b"precious")

@@ -114,6 +114,11 @@ class Flight:
         return self.end if self.stop is None else self.stop
 
     @property
+    def good(self) -> bool:
+        """Return whether everything came, and is of the right version."""
+        return self.completed and self.error is None
+
+    @property
     def pieces(self) -> list[Piece]:
         """Return the memory that the flight brought bytes into and that is still there."""
         return list(self._pieces.values())

@@ -48,7 +48,7 @@ class Object:
 
     ``here`` are bytes on disk that may be handed out; ``unverified`` those that an earlier run left, with a checksum
     that nobody has looked at yet; ``claimed`` everything that needs no fetch: these, what is in memory, and what is on
-    its way. ``users`` counts who has the object open.
+    its way. ``users`` counts who has the object open; ``looked``: what an earlier run left of it is known.
     """
 
     def __init__(self, name: str, size: int | None, disk: Disk) -> None:
@@ -58,6 +58,7 @@ class Object:
         self.reading = 0
         self.dead = False
         self.pinned = False
+        self.looked = False
         self.loading: trio.Event | None = None
         self.verifying: trio.Event | None = None
         self.file: ObjectFile | None = None

@@ -591,7 +591,8 @@ async def test_a_disk_that_is_nearly_full_keeps_nothing(tmp_path: Path, monkeypa
     async with bench(tmp_path, service) as there:
         await _read_many(there, 3, MIB)
         assert there.blocks.bytes_used >= 3 * MIB
-        there.blocks._settings = attrs.evolve(there.blocks._settings, cache_free=1 << 60)
+        assert there.blocks.shelf is not None
+        there.blocks.shelf._settings = attrs.evolve(there.blocks._settings, cache_free=1 << 60)
         entries = await _read_many(there, 5, MIB)
         assert there.blocks.bytes_used == 0
         assert (await _read_many(there, 1, MIB))[0].name == entries[0].name
@@ -606,10 +607,12 @@ async def test_what_nobody_reads_for_long_goes(tmp_path: Path) -> None:
         assert there.blocks.facts.evicted >= MIB
         await there.read_through()
         await there.blocks.settled()
-        there.blocks.drop_old()
+        shelf = there.blocks.shelf
+        assert shelf is not None
+        shelf.drop_old()
         assert there.blocks.bytes_used >= MIB
-        there.blocks._on_disk[next(iter(there.blocks._on_disk))].used_at = 1.0
-        there.blocks.drop_old()
+        next(iter(shelf._files.values())).used_at = 1.0
+        shelf.drop_old()
         assert there.blocks.bytes_used == 0
 
 

@@ -69,7 +69,19 @@ def command(
     umask: Annotated[str | None, typer.Option(metavar="OCTAL", help="Permission bits taken away.")] = None,
     file_mode: Annotated[str | None, typer.Option(metavar="OCTAL", help="Permission bits of all files.")] = None,
     dir_mode: Annotated[str | None, typer.Option(metavar="OCTAL", help="Permission bits of all directories.")] = None,
-    cache_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Where clean blocks are kept.")] = None,
+    cache_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where clean blocks are kept; none: in memory alone.")
+    ] = None,
+    cache_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="How much of the disk they may take (10GiB).")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes in memory on their way (256MiB).")] = None,
+    readahead: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="How far to read ahead (64MiB); 0: not at all.")
+    ] = None,
+    requests_max: Annotated[
+        str | None, typer.Option(metavar="N", help="Requests to one host at once (16); fewer while it is too many.")
+    ] = None,
     state_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Where what is not yet sent is kept.")] = None,
     entries_max: Annotated[
         str | None, typer.Option(metavar="N", help="Names kept in memory (500,000); the oldest are dropped.")
@@ -91,6 +103,10 @@ def command(
         "file_mode": file_mode,
         "dir_mode": dir_mode,
         "cache_dir": cache_dir,
+        "cache_bytes": cache_bytes,
+        "memory": memory,
+        "readahead": readahead,
+        "requests_max": requests_max,
         "state_dir": state_dir,
         "entries_max": entries_max,
         "layers": ",".join(layer) if layer else None,

@@ -346,7 +346,7 @@ def _checked(raw: Any, field: attrs.Attribute[Any], hint: Any, one: Declared, sc
 def _stands_for_nothing(raw: str, field: attrs.Attribute[Any]) -> bool:
     """Return whether ``raw`` is a word for no path at all to the field's converter: a name in no directory."""
     converter = field.converter
-    return converter is not None and not isinstance(converter, type) and converter(raw) is None
+    return callable(converter) and not isinstance(converter, type) and converter(raw) is None
 
 
 def _made(

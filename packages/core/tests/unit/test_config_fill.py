@@ -143,8 +143,9 @@ def test_path_comes_from_source_and_is_refused_where_there_is_none() -> None:
 
 def test_a_word_for_no_path_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for given in ({"flags": {"cache_dir": "none"}}, {"profile": {"cache_dir": "none"}}):
-        settings, _ = fill(Settings, "", **{"flags": {}, "environment": {}, "profile": {}, **given})
+    word = {"cache_dir": "none"}
+    for flags, profile in ((word, {}), ({}, word)):
+        settings, _ = fill(Settings, "", flags=flags, environment={}, profile=profile)
         assert settings.cache_dir is None
     settings, _ = fill(Settings, "", flags={"cache_dir": "./none"}, environment={}, profile={})
     assert settings.cache_dir == tmp_path / "none"

@@ -332,7 +332,7 @@ def _checked(raw: Any, field: attrs.Attribute[Any], hint: Any, one: Declared, sc
     """Return what to make the class with: converted by the type, or untouched where the field's converter takes it."""
     try:
         hint, optional = without_none(hint)
-        if hint is Path and raw and isinstance(raw, str):
+        if hint is Path and raw and isinstance(raw, str) and not _stands_for_nothing(raw, field):
             raw = absolute(raw)
         if field.converter is None or isinstance(field.converter, type):  # a class says no more than the annotation
             return convert(hint, raw, optional=optional)
@@ -341,6 +341,12 @@ def _checked(raw: Any, field: attrs.Attribute[Any], hint: Any, one: Declared, sc
     except (ValueError, TypeError) as error:
         raise _wrong(one, scheme, origin, str(error)) from (None if one.secret else error)
     return raw
+
+
+def _stands_for_nothing(raw: str, field: attrs.Attribute[Any]) -> bool:
+    """Return whether ``raw`` is a word for no path at all to the field's converter: a name in no directory."""
+    converter = field.converter
+    return callable(converter) and not isinstance(converter, type) and converter(raw) is None
 
 
 def _made(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -19,8 +18,6 @@ T = TypeVar("T")
 # Reads of this size and more use buffers again, so many of them.
 _REUSED_FROM: Final = 128 << 10
 _BUFFERS_KEPT: Final = 4
-# References to a buffer of which there is no view: the list's, a variable's, and that of `getrefcount`.
-_UNUSED: Final = 3
 
 # Enough to keep a disk queue busy; more threads only fight for the interpreter's lock.
 THREADS: Final = 8
@@ -58,7 +55,7 @@ class Disk:
         if size < _REUSED_FROM:
             return bytearray(size)
         for buffer in self._buffers:
-            if len(buffer) == size and sys.getrefcount(buffer) == _UNUSED:
+            if len(buffer) == size and not viewed(buffer):
                 return buffer
         buffer = bytearray(size)
         if len(self._buffers) >= _BUFFERS_KEPT:
@@ -80,6 +77,19 @@ class Disk:
     async def write(self, fd: int, data: bytes | memoryview, at: int) -> None:
         """Write all of ``data`` at offset ``at``."""
         await self.run(_write_all, fd, data, at)
+
+
+def viewed(buffer: bytearray) -> bool:
+    """Return whether anybody has a view of ``buffer``, which is not empty.
+
+    Asked of the buffer itself, which refuses to change its size then. Counts of references would not tell: how many a
+    variable or a call holds differs between versions of Python, and one too few is somebody else's bytes.
+    """
+    try:
+        buffer.append(buffer.pop())
+    except BufferError:
+        return True
+    return False
 
 
 def _read_all(fd: int, view: memoryview, start: int, done: int) -> int:

@@ -141,6 +141,16 @@ def test_path_comes_from_source_and_is_refused_where_there_is_none() -> None:
         fill(Required, "zip", path="", flags={}, environment={}, profile={})
 
 
+def test_a_word_for_no_path_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    word = {"cache_dir": "none"}
+    for flags, profile in ((word, {}), ({}, word)):
+        settings, _ = fill(Settings, "", flags=flags, environment={}, profile=profile)
+        assert settings.cache_dir is None
+    settings, _ = fill(Settings, "", flags={"cache_dir": "./none"}, environment={}, profile={})
+    assert settings.cache_dir == tmp_path / "none"
+
+
 def test_relative_paths_and_home_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")

@@ -7,7 +7,6 @@ useful (`try_acquire`) never waits, and leaves a share for those who must.
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -15,8 +14,7 @@ from typing import Final
 import attrs
 import trio
 
-# References to a buffer that nobody uses: the argument of `Buffers.give_back` and that of `getrefcount`.
-_UNUSED: Final = 2
+from fusekit.disk import viewed
 
 # The share of the budget that read-ahead cannot have, so that a program which must wait for bytes finds room.
 DEMAND_SHARE: Final = 0.25
@@ -97,8 +95,8 @@ class Buffers:
     """Memory in pieces of one size, used again: the kernel takes longer to give a fresh one than the network to fill it.
 
     A view of a buffer may be anywhere, in an answer on its way to the kernel or in a thread that writes to the disk.
-    Each view holds a reference to its buffer, so one that has none left is used again, and any other is left to the
-    collector. What is kept idle counts in no budget: it is kept only where the budget has as much to spare.
+    One that nobody has a view of is used again, and any other is left to the collector. What is kept idle counts in no
+    budget: it is kept only where the budget has as much to spare.
     """
 
     def __init__(self, size: int, budget: Budget) -> None:
@@ -111,10 +109,10 @@ class Buffers:
         return self._idle.pop() if size == self._size and self._idle else bytearray(size)
 
     def give_back(self, buffers: list[bytearray]) -> None:
-        """Take back the one in ``buffers``, a list, so that the caller's own reference does not count."""
+        """Take back the one in ``buffers``, a list, so that the caller keeps no reference to it."""
         buffer = buffers.pop()
         room = self._budget.bytes_max - self._budget.used - (len(self._idle) + 1) * self._size
-        if len(buffer) == self._size and room >= 0 and sys.getrefcount(buffer) == _UNUSED:
+        if len(buffer) == self._size and room >= 0 and not viewed(buffer):
             self._idle.append(buffer)
 
     def clear(self) -> None:

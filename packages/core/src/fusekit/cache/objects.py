@@ -151,15 +151,23 @@ class Object:
 
     def looked_at(self, good: list[Record], bad: list[Record]) -> None:
         """Take note of which records vouch for their bytes, and which do not."""
-        for record in (*good, *bad):
-            at = bisect_left(self.unverified, record.start, key=_start_of)
-            while at < len(self.unverified) and self.unverified[at] is not record:
-                at += 1
-            del self.unverified[at : at + 1]
+        # Those that are no longer asked about belong to a file that was given up meanwhile.
+        good = [record for record in good if self._no_longer_unverified(record)]
+        bad = [record for record in bad if self._no_longer_unverified(record)]
         for record in good:
             self.here.add(record.start, record.stop)
         for record in bad:
             self.unclaim(record.start, record.stop)
+
+    def _no_longer_unverified(self, record: Record) -> bool:
+        """Take ``record`` off the list; return whether it was on it."""
+        at = bisect_left(self.unverified, record.start, key=_start_of)
+        while at < len(self.unverified) and self.unverified[at].start == record.start:
+            if self.unverified[at] is record:
+                del self.unverified[at]
+                return True
+            at += 1
+        return False
 
     def first_gap(self, start: int, stop: int) -> int | None:
         """Return the first offset from ``start`` to ``stop`` that cannot be handed out now, None where all can."""
@@ -179,7 +187,7 @@ class Object:
         return None
 
     async def read(self, start: int, stop: int) -> bytes | memoryview:
-        """Return bytes that can be handed out, as `first_gap` said just before."""
+        """Return bytes that can be handed out, as `first_gap` said just before; fewer where the file turned out cut."""
         if self.here.covers(start, stop):
             return await self._from_disk(start, stop)
         # Some in memory, some on disk: what is in memory is copied before anything else happens.
@@ -195,17 +203,25 @@ class Object:
                 end = min(self.here.end_of(at), stop)
                 on_disk.append((at, end))
             at = end
+        file = self.file
         for low, high in on_disk:
-            buffer[low - start : high - start] = await self._from_disk(low, high)
+            data = await self._from_disk(low, high)
+            if len(data) < high - low or self.file is not file:
+                return buffer[: low - start]
+            buffer[low - start : high - start] = data
         return buffer
 
     async def _from_disk(self, start: int, stop: int) -> bytes | memoryview:
-        assert self.file is not None, "what is on disk has a file"
+        # Held here: without a reference the descriptor is closed, and may be another file's when a thread reads it.
+        file = self.file
+        assert file is not None, "what is on disk has a file"
         self.reading += 1
         try:
-            return await self._disk.read(self.file.fd, start, stop)
+            data = await self._disk.read(file.fd, start, stop)
         finally:
             self.reading -= 1
+        # Given up meanwhile: somebody cut it, and behind the cut there may be zeros by now.
+        return data if self.file is file else b""
 
     def _reaches(self, at: int) -> int:
         end = self.here.end_of(at)

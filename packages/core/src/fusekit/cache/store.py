@@ -26,6 +26,8 @@ from typing import Final
 import attrs
 import xxhash
 
+from fusekit.ranges import Ranges
+
 _PAGE: Final = 4096
 _MAGIC: Final = b"fusekit\x01"
 # Magic, size of the object, check of these.
@@ -137,7 +139,11 @@ class ObjectFile:
         """Write each of ``pieces`` at its offset and return their records, which are not in the log yet.
 
         What lies together is written together: a thread that holds up the loop costs more than the call.
+
+        Raises:
+            CutShort: somebody cut the file; nothing is written, since that would make zeros of what was cut off.
         """
+        self._check_whole()
         for views, at in _together(pieces):
             _write_whole(self._fd, views, at)
         return [Record(at, at + len(data), checksum(data)) for data, at in pieces]
@@ -152,9 +158,13 @@ class ObjectFile:
         """Add ``records`` to the log; the size is known."""
         log = b"".join(_packed(record) for record in records)
         with self._logging:
-            if os.fstat(self._fd).st_size < self._log_at:
-                raise CutShort(errno.ESTALE, os.strerror(errno.ESTALE), str(self.path))
-            self._log_at += os.pwrite(self._fd, log, self._log_at)
+            self._check_whole()
+            # Where the disk is full, part of a record is none: the next goes over it, else all behind it were lost.
+            self._log_at += os.pwrite(self._fd, log, self._log_at) // _RECORD.size * _RECORD.size
+
+    def _check_whole(self) -> None:
+        if os.fstat(self._fd).st_size < self._log_at:
+            raise CutShort(errno.ESTALE, os.strerror(errno.ESTALE), str(self.path))
 
     def verify(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
         """Return those of ``records`` whose bytes are what was stored, and the others."""
@@ -168,7 +178,9 @@ class ObjectFile:
                 whole = False
             (good if whole and checksum(buffer) == record.checksum else bad).append(record)
         if bad:
-            self.record(Record(record.start, record.stop, 0) for record in bad)
+            # On a full disk, or in a file that somebody cut, the log stays as it is: it will be found out again.
+            with contextlib.suppress(OSError):
+                self.record(Record(record.start, record.stop, 0) for record in bad)
         return good, bad
 
     def describe(self, start: int, stop: int, step: int) -> list[Record]:
@@ -227,14 +239,19 @@ def _header(size: int) -> bytes:
 
 def standing(records: Iterable[Record]) -> list[Record]:
     """Return those of a log's records that nothing later took away, in the order of their starts."""
+    # From the last to the first: what is taken away then is one set of ranges, and each record one bisection.
+    taken = Ranges()
     found: dict[tuple[int, int], Record] = {}
-    for record in records:
-        if record.checksum:
+    for record in reversed(list(records)):
+        if not record.checksum:
+            taken.add(record.start, record.stop)
+        elif (record.start, record.stop) not in found and not taken.within(record.start, record.stop):
             found[record.start, record.stop] = record
-            continue
-        for key in [key for key in found if key[0] < record.stop and record.start < key[1]]:
-            del found[key]
-    return sorted(found.values(), key=lambda record: record.start)
+    return sorted(found.values(), key=_start_of)
+
+
+def _start_of(record: Record) -> int:
+    return record.start
 
 
 def throw_away(path: Path, number: int) -> Path:

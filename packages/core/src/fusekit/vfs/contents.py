@@ -64,15 +64,20 @@ class Contents:
     ) -> bytes | memoryview:
         """Return bytes of the version ``entry`` through the block cache."""
         item = await self._object(file, entry)
-        return await self._blocks.read(
-            item,
-            reader,
-            start,
-            stop,
-            functools.partial(self.addressed, file, entry, caller),
-            caller,
-            ranges=self._ranges(file, caller),
-        )
+        # Held for as long as this takes: the file may go over to another version, and let go of this one.
+        item.users += 1
+        try:
+            return await self._blocks.read(
+                item,
+                reader,
+                start,
+                stop,
+                functools.partial(self.addressed, file, entry, caller),
+                caller,
+                ranges=self._ranges(file, caller),
+            )
+        finally:
+            self._blocks.release(item)
 
     async def _object(self, file: File, entry: Entry) -> Object:
         """Return the block cache's object for ``entry``, which ``file`` holds until `let_go` or another version."""

@@ -351,7 +351,12 @@ class Filesystem:
                     raise Exists(f"{name!r} exists")
                 if found.kind is Kind.DIRECTORY:
                     raise IsDirectory(f"{name!r} is a directory")
-                opened = await self._open_again(found, flags, caller)
+                try:
+                    opened = await self.open(found.ino, flags, caller)
+                except Stale:
+                    # The version moved, and with it perhaps the number; no kernel looks up again behind a create.
+                    found = await self.files.find(directory, name, caller)
+                    opened = await self.open(found.ino, flags, caller)
                 try:
                     attr = await self._attr(found, caller)
                 except BaseException:
@@ -518,7 +523,12 @@ class Filesystem:
             if mode is Consistency.STRICT or unproven or not self.tree.metadata.fresh(fact.at):
                 await self._ask(node, caller)
         entry = await self.tree.entry(node, caller)
-        if reads and node.told is not None and node.told != version_of(entry) and not asked_again:
+        unseen = node.told is not None and node.told != version_of(entry) and not asked_again
+        # Older handles keep their version, also where the kernel has heard of the new one since they were opened.
+        # What somebody began to write is one content for all of them.
+        file = node.file
+        held = node.opens > 0 and file is not None and not file.local and not _same(file, entry)
+        if reads and (unseen or held):
             if mode is Consistency.SNAPSHOT:
                 raise Stale(f"{node.name!r} changed since it was first seen")
             # The kernel has attributes of another version, and opens do not carry any: it must look up again. While
@@ -535,13 +545,6 @@ class Filesystem:
             await self.tree.ask(node, caller)
         except NotFound as error:
             raise Stale(f"{node.name!r} is gone at the remote side") from error
-
-    async def _open_again(self, node: Node, flags: int, caller: Caller) -> Opened:
-        """Open, and once more where the version moved: a create has no kernel behind it that would look up again."""
-        try:
-            return await self.open(node.ino, flags, caller)
-        except Stale:
-            return await self.open(node.ino, flags, caller)
 
     async def _truncate(self, node: Node, size: int, handle: int | None, caller: Caller) -> None:
         await self.files.finished(node)
@@ -669,6 +672,16 @@ class Filesystem:
 def _asked(owned: Attributes, mode: int) -> Attributes:
     """Return what a hook is asked to give to something new: which group it gets, the place decides by what it is now."""
     return attrs.evolve(owned, mode=stat.S_IMODE(mode), gid=None)
+
+
+def _same(file: File, entry: Entry) -> bool:
+    """Return whether ``entry`` is the version that ``file`` is open at, as far as the service tells."""
+    held = file.entry
+    if held is None or held.io is not Io.CACHED or entry.io is not Io.CACHED:
+        return True
+    if held.version is None and entry.version is None and None in {held.size, entry.size}:
+        return held.mtime_ns == entry.mtime_ns  # one of them was measured
+    return version_of(held) == version_of(entry)
 
 
 def _tells(entry: Entry | None) -> bool:

@@ -6,6 +6,7 @@ import trio
 import trio.testing
 
 from fusekit.cache.budget import Budget, Buffers
+from fusekit.disk import viewed
 
 
 async def test_who_asks_waits_until_it_fits_in_the_order_of_asking() -> None:
@@ -119,3 +120,16 @@ def test_no_more_is_kept_idle_than_the_budget_has_to_spare() -> None:
     buffers.give_back([bytearray(100)])
     buffers.give_back([bytearray(50)])
     assert buffers._idle == []
+
+
+def test_a_buffer_is_viewed_however_many_references_there_are_to_it() -> None:
+    buffer = bytearray(range(10))
+    several = [buffer, buffer]
+    assert not viewed(buffer)
+    view = memoryview(several[0])
+    part = view[3:5]
+    view.release()
+    assert viewed(buffer)
+    part.release()
+    assert not viewed(buffer)
+    assert buffer == bytes(range(10))

@@ -66,6 +66,45 @@ async def test_a_file_that_changed_before_a_snapshot_read_it_is_stale(tmp_path: 
             await setup.content("a")
 
 
+@pytest.mark.parametrize("mode", [Consistency.CLOSE_TO_OPEN, Consistency.STRICT, Consistency.RELAXED])
+async def test_a_handle_keeps_its_version_though_the_kernel_heard_of_the_next_before_another_open(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, mode: Consistency
+) -> None:
+    async with driven(tmp_path, consistency=mode, ttl_s=60.0) as setup:
+        await setup.remotely("a", b"o" * 2000)
+        old = await setup.fs.lookup(ROOT, "a", ME)
+        first = await setup.fs.open(old.ino, os.O_RDONLY, ME)
+        assert bytes(await setup.fs.read(first.handle, 0, 10)) == b"o" * 10
+        await setup.remotely("a", b"n" * 2000)
+        await trio.sleep(61)
+        assert (await setup.fs.lookup(ROOT, "a", ME)).ino == old.ino
+        await setup.fs.getattr(old.ino, ME)
+        with pytest.raises(Stale):
+            await setup.fs.open(old.ino, os.O_RDONLY, ME)
+        new = await setup.fs.lookup(ROOT, "a", ME)
+        second = await setup.fs.open(new.ino, os.O_RDONLY, ME)
+        assert bytes(await setup.fs.read(second.handle, 0, 10)) == b"n" * 10
+        assert bytes(await setup.fs.read(first.handle, 0, 10)) == b"o" * 10
+        for opened in (first, second):
+            await setup.fs.release(opened.handle)
+
+
+async def test_a_create_over_a_file_that_changed_while_it_is_open_opens_the_new_version(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with driven(tmp_path, ttl_s=60.0) as setup:
+        await setup.remotely("a", b"old")
+        old = await setup.fs.lookup(ROOT, "a", ME)
+        first = await setup.fs.open(old.ino, os.O_RDONLY, ME)
+        await setup.fs.read(first.handle, 0, 10)
+        await setup.remotely("a", b"new content")
+        await trio.sleep(61)
+        second, _ = await setup.fs.create(ROOT, "a", 0o644, os.O_RDWR, ME)
+        assert bytes(await setup.fs.read(second.handle, 0, 100)) == b"new content"
+        for opened in (first, second):
+            await setup.fs.release(opened.handle)
+
+
 async def test_a_file_that_changed_after_it_was_listed_is_stale_once(tmp_path: Path) -> None:
     async with driven(tmp_path) as setup:
         await setup.remotely("a", b"one")

@@ -141,6 +141,8 @@ class Blocks:
         """Give ``item`` back."""
         item.users -= 1
         if item.users == 0:
+            if item.dead:
+                self._forget_hot(item)
             self._close_idle()
 
     async def adopt(self, key: str, entry: Entry, path: Path) -> None:
@@ -216,10 +218,11 @@ class Blocks:
             if self.facts.landed - landed > TRIES_MAX:  # what comes has to go at once: there is too little room
                 return await self._through(start, stop, address, caller)
             await self._bring(item, reader, gap, stop, address, caller)
+        file = item.file
         data = await item.read(start, stop)
-        if len(data) < stop - start:  # somebody cut the file
-            assert self.shelf is not None, "it was read from a file"
-            self.shelf.lost(item)
+        if len(data) < stop - start:  # somebody cut the file, or it was given up meanwhile
+            if self.shelf is not None and file is not None and item.file is file:
+                self.shelf.lost(item)
             return await self.read(item, reader, start, stop, address, caller, ranges=ranges)
         return data
 
@@ -384,7 +387,7 @@ class Blocks:
     # ---- memory ------------------------------------------------------------------------------------------------
 
     def _keep_hot(self, item: Object, piece: Piece) -> None:
-        if item.dead:
+        if item.dead and item.users == 0:
             self._let_go(item, piece)
             return
         self._hot[piece] = item
@@ -433,7 +436,8 @@ class Blocks:
         item = self._objects.pop(name, None)
         if item is not None:
             item.dead = True
-            self._forget_hot(item)
+            if item.users == 0:
+                self._forget_hot(item)
         if self.shelf is not None and (self.shelf.bytes_of(name) is not None or (item and item.file)):
             self.shelf.throw_away(name)
 

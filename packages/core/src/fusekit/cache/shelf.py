@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import time
+import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,6 +78,14 @@ class _Job:
     ranges: list[tuple[int, int]]
 
 
+@attrs.frozen
+class _Written:
+    """What was written, and to which file: it may have been given up meanwhile."""
+
+    file: ObjectFile
+    records: list[Record]
+
+
 class Shelf:
     """The files in ``directory``.
 
@@ -115,6 +124,8 @@ class Shelf:
         self._broken_until = float("-inf")
         self._looked_at_ages = time.time()
         self._thrown_away = 0
+        # Held while bytes go into files or are punched out of them, until it is noted what is there then.
+        self._filing = trio.Lock()
 
     @property
     def busy(self) -> bool:
@@ -148,7 +159,7 @@ class Shelf:
         if found is None or item.size is None:
             return
         try:
-            file = await self._disk.run(ObjectFile.open, self.directory / item.name, item.size)
+            file = await self._disk.run(_open, self.directory / item.name, item.size)
         except OSError as error:
             self._trouble("opened", error)
             return
@@ -189,7 +200,7 @@ class Shelf:
     async def pin(self, item: Object, pinned: bool) -> None:
         """Keep the file of ``item`` whatever else must go, or no longer."""
         if item.file is None:
-            file = await self._disk.run(ObjectFile.open, self.directory / item.name, item.size)
+            file = await self._disk.run(_open, self.directory / item.name, item.size)
             item.file = item.file or file
         await self._disk.run(item.file.pin, pinned)
         item.pinned = pinned
@@ -239,8 +250,8 @@ class Shelf:
             if not job.item.dead:
                 by_object.setdefault(job.item, []).append(job)
 
-        def write() -> list[list[Record] | OSError]:
-            done: list[list[Record] | OSError] = []
+        def write() -> list[_Written | OSError]:
+            done: list[_Written | OSError] = []
             for item, together in by_object.items():
                 try:
                     done.append(self._write_to(item, together))
@@ -248,28 +259,35 @@ class Shelf:
                     done.append(error)
             return done
 
-        for (item, together), result in zip(by_object.items(), await self._disk.run(write), strict=True):
-            if isinstance(result, CutShort):
-                self.lost(item)
-            elif isinstance(result, OSError):
-                self._trouble("written", result)
+        async with self._filing:
+            for (item, together), result in zip(by_object.items(), await self._disk.run(write), strict=True):
+                if isinstance(result, _Written):
+                    self._written(item, together, result)
+                    continue
                 self._facts.not_kept += sum(len(job.piece.memory) for job in together)
-            else:
-                self._written(item, together, result)
+                if isinstance(result, CutShort):
+                    self.lost(item)
+                else:
+                    self._trouble("written", result)
+                    self._count_again(item)  # it may have taken half
 
-    def _write_to(self, item: Object, jobs: Sequence[_Job]) -> list[Record]:
+    def _write_to(self, item: Object, jobs: Sequence[_Job]) -> _Written:
         """Write to one file, in a thread; return a record for each range of each job."""
-        if item.file is None:
-            item.file = ObjectFile.open(self.directory / item.name, item.size)
+        file = item.file
+        if file is None:
+            file = item.file = _open(self.directory / item.name, item.size)
         if item.size is not None:
-            item.file.settle(item.size)
-        records = item.file.put([(job.piece.view(*span), span[0]) for job in jobs for span in job.ranges])
+            file.settle(item.size)
+        records = file.put([(job.piece.view(*span), span[0]) for job in jobs for span in job.ranges])
         proven = [record for record, flight in zip(records, _flights_of(jobs), strict=True) if flight is None]
         if proven:
-            item.file.record(proven)
-        return records
+            file.record(proven)
+        return _Written(file, records)
 
-    def _written(self, item: Object, jobs: Sequence[_Job], records: Sequence[Record]) -> None:
+    def _written(self, item: Object, jobs: Sequence[_Job], written: _Written) -> None:
+        if item.dead or item.file is not written.file:
+            return  # given up meanwhile
+        records = written.records
         for record, flight in zip(records, _flights_of(jobs), strict=True):
             self._grew(item, record.stop - record.start)
             if flight is None:
@@ -355,6 +373,8 @@ class Shelf:
         self._facts.corrupt += 1
         self.throw_away(item.name)
         item.start_anew()
+        for flight in item.flights:
+            flight.spilled.clear()
 
     @contextmanager
     def _believed(self, item: Object) -> Iterator[None]:
@@ -386,6 +406,13 @@ class Shelf:
             trash = throw_away(self.directory / name, self._thrown_away)
             if not self.closing:  # else it is swept at the next start
                 self._nursery.start_soon(self._disk.run, unlink, trash)
+
+    def _count_again(self, item: Object) -> None:
+        """Ask the file system what the file of ``item`` takes."""
+        if item.file is not None:
+            found = self._files.get(item.name)
+            with contextlib.suppress(OSError):
+                self._grew(item, item.file.allocated() - (found.allocated if found is not None else 0))
 
     def _grew(self, item: Object, count: int) -> None:
         if item.dead:
@@ -453,40 +480,52 @@ class Shelf:
 
     async def _shed(self, item: Object, count: int) -> int:
         """Give the disk space of ``count`` bytes of an open object back, from its start; return how many that were."""
-        file = item.file
-        if file is None or item.pinned or item.dead or item.reading:
-            return 0
-        shed: list[tuple[int, int]] = []
-        total = 0
-        for start, stop in item.here:
-            end = min(stop, start + count - total)
-            shed.append((start, end))
-            total += end - start
-            if total >= count:
-                break
-        # Taken out before anybody can ask again, and nobody is reading from the disk now.
-        for start, end in shed:
-            item.here.remove(start, end)
-            item.unclaim(start, end)
-
-        def punch() -> None:
+        async with self._filing:
+            file = item.file
+            if file is None or item.pinned or item.dead or item.reading:
+                return 0
+            shed: list[tuple[int, int]] = []
+            total = 0
+            for start, stop in item.here:
+                end = min(stop, start + count - total)
+                shed.append((start, end))
+                total += end - start
+                if total >= count:
+                    break
+            # Taken out before anybody can ask again, and nobody is reading from the disk now.
             for start, end in shed:
-                file.punch(start, end)
+                item.here.remove(start, end)
+                item.unclaim(start, end)
 
-        self._begin(item)
-        await self._end_after(item, punch)
-        found = self._files.get(item.name)
-        if found is not None:
-            found.allocated -= total
-            self.allocated -= total
+            def punch() -> None:
+                for start, end in shed:
+                    file.punch(start, end)
+
+            self._begin(item)
+            await self._end_after(item, punch)
+            found = self._files.get(item.name)
+            if found is not None and item.file is file:
+                found.allocated -= total
+                self.allocated -= total
         self._facts.evicted += total
         return total
 
 
 def unlink(path: Path) -> None:
-    """Delete a file that may be gone already."""
-    with contextlib.suppress(FileNotFoundError):
+    """Delete a file that may be gone already; what is no file is left to whoever put it there."""
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
         os.unlink(path)
+
+
+def _open(path: Path, size: int | None) -> ObjectFile:
+    """Open the file of an object; what is none, a directory or a link in its place, is put aside."""
+    try:
+        return ObjectFile.open(path, size)
+    except OSError as error:
+        if error.errno not in {errno.EISDIR, errno.ELOOP}:
+            raise
+    os.rename(path, path.with_name(f".{uuid.uuid4().hex}"))
+    return ObjectFile.open(path, size)
 
 
 def _flights_of(jobs: Sequence[_Job]) -> list[Flight | None]:

@@ -137,7 +137,8 @@ async def _stop(volume: Volume, mountpoint: Path, stopping: trio.Event, serving:
         await volume.filesystem.send_all()
     if mounted_at(mountpoint) is not None:  # else it was taken away meanwhile
         await trio.to_thread.run_sync(lambda: detach(mountpoint, lazy=True))
-    _give_up_at(ends, serving)
+    # The drain timeout is for sending. A read that hangs, of a mount that is no longer there, is worth no wait.
+    _give_up_at(ends if volume.filesystem.unsent() else trio.current_time(), serving)
     pyfuse3.terminate()
 
 

@@ -22,6 +22,7 @@ import attrs
 import trio
 
 from fusekit.errors import BackendError, MountError, NoSpace
+from fusekit.journal import steps
 from fusekit.types import Attributes, Entry, Io, Kind
 
 T = TypeVar("T")
@@ -154,7 +155,9 @@ class Journal:
             assert cursor.lastrowid is not None
             return cursor.lastrowid
 
-        return await self._run(insert)
+        begun = await self._run(insert)
+        steps.reached("row-begun")
+        return begun
 
     async def flushed(
         self, row: int, *, path: str, directory: str, name: str, replacing: Entry | None, size: int,
@@ -172,18 +175,22 @@ class Journal:
             "error": None,
         }
         await self._update(row, values, durable=durable)
+        steps.reached("row-flushed")
 
     async def sending(self, row: int) -> None:
         """Say that the upload begins."""
         await self._update(row, {"state": State.SENDING.value})
+        steps.reached("row-sending")
 
     async def note(self, row: int, note: Mapping[str, str]) -> None:
         """Keep what the backend wants to find at the next attempt; in the journal when this returns."""
         await self._update(row, {"note": json.dumps(dict(note))}, durable=True)
+        steps.reached("note-saved")
 
     async def failed(self, row: int, reason: str) -> None:
         """Keep the generation as failed, with the reason in words."""
         await self._update(row, {"state": State.FAILED.value, "error": reason})
+        steps.reached("row-failed")
 
     async def remove(self, row: int) -> None:
         """Forget a generation and leave its bytes to the caller: it was committed, or its name is gone."""

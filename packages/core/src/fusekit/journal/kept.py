@@ -23,6 +23,7 @@ from collections.abc import Iterable
 import attrs
 import trio
 
+from fusekit.journal import steps
 from fusekit.journal.journal import Journal
 
 
@@ -115,6 +116,7 @@ class Kept:
                 kept.directory = move.new_ref + kept.directory[len(move.ref) :]
             kept.path = move.new_path + kept.path[len(move.path) :]
         await self._store(found)
+        steps.reached("rows-moved")
 
     async def _store(self, rows: Iterable[int]) -> None:
         """Write the places of ``rows`` as they are now: one writer at a time, so that the last word is the last one."""

@@ -18,6 +18,7 @@ import trio
 
 from fusekit.cache.blocks import Blocks
 from fusekit.errors import BackendError, Stale
+from fusekit.journal import steps
 from fusekit.journal.journal import Journal
 from fusekit.journal.kept import Kept
 from fusekit.journal.staging import Staging
@@ -118,6 +119,7 @@ class Commits:
             raise
         finally:
             file.sending = False
+        steps.reached("remote-committed")
         await self._committed(file, frozen, parent, directory, entry, caller)
 
     def retract(self, file: File) -> None:
@@ -159,6 +161,7 @@ class Commits:
     ) -> None:
         if durable:
             await staging.sync()
+            steps.reached("staging-synced")
         parent = await self._tree.entry(self._tree.node(file.node.parent), file.caller)
         await self._journal.flushed(
             row,
@@ -216,6 +219,7 @@ class Commits:
             await self._journal.drop(older)
             if not frozen.staging.mixed:
                 await self.kept.replaced(file.caller.principal, path, by=frozen.row)
+            steps.reached("row-settled")
         except BackendError as error:
             logger.error("%s is sent, but its row stays: %s", path, error)
         try:
@@ -223,6 +227,7 @@ class Commits:
                 await self._blocks.adopt(block_key(whole), whole, frozen.staging.path)
             else:
                 await frozen.staging.discard()
+            steps.reached("bytes-settled")
         except OSError as error:
             logger.warning("%s is sent, but not cached: %s", path, error)
 

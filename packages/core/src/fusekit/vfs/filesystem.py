@@ -35,6 +35,7 @@ from fusekit.errors import (
     NotSupported,
     Stale,
 )
+from fusekit.journal import steps
 from fusekit.journal.journal import Journal
 from fusekit.journal.uploader import version_of
 from fusekit.metrics import Metrics
@@ -661,6 +662,7 @@ class Filesystem:
             if node.links is None or len(node.links) < 2:
                 await self.files.outlive(node, caller)
             await self._calls.remove(entry, await self.tree.entry_at(directory, name, node, caller), caller)
+            steps.reached("name-changed")
             self.tree.disappeared(directory, name, node, caller)
         await self.files.removed(node, path, caller)
         self.tree.release(node)

@@ -12,6 +12,7 @@ from typing import Final
 import attrs
 
 from fusekit.errors import Exists, Invalid, IsDirectory, NotDirectory, NotFound, NotSupported
+from fusekit.journal import steps
 from fusekit.journal.kept import Moved
 from fusekit.journal.uploader import version_of
 from fusekit.transfer.calls import Calls
@@ -112,6 +113,7 @@ class Renames:
             over = await self._tree.entry_at(move.new, move.new_name, replaced, caller)
         path, new_path = self._path(move.old, move.name), self._path(move.new, move.new_name)
         moved = await self._calls.rename(entry, source, target, move.new_name, over, move.exchange, caller)
+        steps.reached("name-changed")
         # Nothing was taken from what is replaced before the remote side had agreed.
         if replaced is not None and over is None:
             self._files.withdraw(replaced)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fusekit.testing.crash import Service
@@ -13,7 +13,7 @@ from fusekit_databricks.emulator import DatabricksEmulator
 _HOME: Final = "/Users/me@example.com/"
 
 
-def _state_of(directories: list[str]) -> Mapping[str, Any]:
+def _state_of(directories: Sequence[str]) -> Mapping[str, Any]:
     return {"objects": {_HOME + name: {"type": "DIRECTORY"} for name in directories}}
 
 

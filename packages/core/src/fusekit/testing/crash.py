@@ -38,7 +38,7 @@ from fusekit.testing.cli_mount import surroundings
 from fusekit.testing.crash_writer import digest
 from fusekit.testing.promises import Ledger, Violation, ledger
 
-WRITERS: Final = 3
+WRITERS: Final = ("w0", "w1", "w2")
 OPERATIONS_MAX: Final = 60
 LINES_MAX: Final = 200  # of all programs together, at which a mount dies at the latest
 TROUBLES: Final = ("none", "unavailable", "resets")
@@ -68,8 +68,8 @@ class Service(Protocol):
     name: str
     troubles: tuple[str, ...]
 
-    def running(self, directory: Path, seed: int, count: int) -> AbstractContextManager[Running]:
-        """Run one that holds the directories of `writers`, with its files, if any, below ``directory``."""
+    def running(self, directory: Path, seed: int, holding: Sequence[str]) -> AbstractContextManager[Running]:
+        """Run one that holds the empty directories ``holding``; what it has on disk is below ``directory``."""
         ...
 
 
@@ -107,11 +107,6 @@ class Result:
     def count(self, kind: str) -> int:
         """Return how many violations are of that kind."""
         return sum(one.kind == kind for one in self.violations)
-
-
-def writers(count: int) -> list[str]:
-    """Return the names of the directories in which programs write."""
-    return [f"w{number}" for number in range(count)]
 
 
 def drawn(seed: int, services: Sequence[Service], writes: Sequence[str]) -> Round:
@@ -250,7 +245,7 @@ def _told_until_killed(mount: Mount, wanted: Round) -> tuple[dict[str, list[byte
     lines = 0
     with ExitStack() as stack:
         reading: dict[int, tuple[str, bytearray]] = {}
-        for name in writers(WRITERS):
+        for name in WRITERS:
             program = stack.enter_context(_writing(mount.path / name, f"{wanted.seed}/{name}"))
             assert program.stdout is not None
             told[name] = []

@@ -5,15 +5,15 @@ Outside the layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
 from fusekit.backends.local_disk import is_hidden
-from fusekit.testing.crash import Running, writers
+from fusekit.testing.crash import Running
 from fusekit.testing.emulator import Emulator
 from fusekit.testing.faults import Fault, What
 from fusekit.testing.running import RunningEmulator
@@ -60,10 +60,10 @@ class DirectoryService:
     troubles: tuple[str, ...] = ("none",)
 
     @contextmanager
-    def running(self, directory: Path, seed: int, count: int) -> Iterator[Running]:
+    def running(self, directory: Path, seed: int, holding: Sequence[str]) -> Iterator[Running]:
         """Run one: a directory."""
         behind = directory / "behind"
-        for name in writers(count):
+        for name in holding:
             (behind / name).mkdir(parents=True)
         yield _Directory(behind)
 
@@ -96,16 +96,13 @@ class EmulatorService:
     name: str
     cls: type[Emulator]
     source: str
-    state_of: Callable[[list[str]], Mapping[str, Any]]
+    state_of: Callable[[Sequence[str]], Mapping[str, Any]]
     contents_of: Callable[[Mapping[str, Any]], dict[str, bytes]]
     troubles: tuple[str, ...] = tuple(FAULTS)
 
-    def running(self, directory: Path, seed: int, count: int) -> AbstractContextManager[Running]:
-        """Run one."""
-        return self._running(seed, count)
-
     @contextmanager
-    def _running(self, seed: int, count: int) -> Iterator[Running]:
+    def running(self, directory: Path, seed: int, holding: Sequence[str]) -> Iterator[Running]:
+        """Run one."""
         with self.cls.spawn(seed=seed) as emulator:
-            emulator.controls.merge_state(self.state_of(writers(count)))
+            emulator.controls.merge_state(self.state_of(holding))
             yield _Emulated(emulator, self.source, self.contents_of)

@@ -1,0 +1,91 @@
+"""``nox -s model``: random operations on real mounts, by several processes, each answer compared with the reference model's.
+
+``python tests/proof/model.py --steps 20000`` takes so many on each service; the last line of each says how many differences there were. The exit
+status is 1 where there were any. ``--trouble`` does the same while the service fails now and then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import attrs
+from services import SERVICES
+
+from fusekit.testing.crash import Mount, Running
+from fusekit.testing.sequences import Difference, Plan
+from fusekit.testing.spread import Outcome, together
+
+PROCESSES: Final = 3
+
+# A directory's time moves when a file appears at the service, which is when it is closed, not when it is made.
+_DIRECTORIES: Final = frozenset({"directory.mtime_ns"})
+# The workspace keeps no modes and times: they last as long as the mount, and the first part of a sequence compares them in
+# other tests. Links and attributes it has none.
+_LACKING: Final = ("link", "symlink", "readlink", "exchange", "setxattr", "getxattr", "removexattr", "listxattr")
+PLANS: Final = {
+    "local": Plan(ignore=_DIRECTORIES),
+    "databricks": Plan(ignore=frozenset({"mode", "mtime_ns"})).without(*_LACKING),
+}
+
+
+@contextmanager
+def mounted(name: str, write: str, seed: int, directory: Path) -> Iterator[tuple[Mount, Running]]:
+    """Mount the service of that name, with a directory for each process and one that they share."""
+    with SERVICES[name].running(directory, seed, [*(f"p{number}" for number in range(PROCESSES)), "shared"]) as service:
+        mount = Mount(directory, service.source, ["--write", write], service.environment)
+        try:
+            mount.start()
+            yield mount, service
+            mount.unmount()
+        finally:
+            mount.close()
+
+
+def compared(name: str, write: str, seed: int, steps: int, remounts: int, directory: Path) -> Outcome:
+    """Take so many steps on the service of that name; raises `Difference`."""
+    with mounted(name, write, seed, directory) as (mount, _):
+
+        def remount() -> None:
+            mount.unmount()
+            mount.start()
+
+        return together(lambda: mount.path, remount, seed, steps, PROCESSES, remounts, PLANS[name])
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    options = _arguments()
+    differences = 0
+    for name in options.service or SERVICES:
+        for write in options.write or ["sync"]:
+            with tempfile.TemporaryDirectory(prefix="fusekit-model-") as directory:
+                try:
+                    found = compared(name, write, options.seed, options.steps, options.remounts, Path(directory))
+                except Difference as difference:
+                    print(f"{name}, --write {write}: {difference}", flush=True)
+                    differences += 1
+                else:
+                    facts = ", ".join(f"{key}: {value}" for key, value in attrs.asdict(found).items())
+                    print(f"{name}, --write {write}, seed {options.seed}: {facts}, differences: 0", flush=True)
+    if differences:
+        sys.exit(1)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--steps", type=int, default=20_000, help="how many on each service (20000)")
+    parser.add_argument("--remounts", type=int, default=10, help="how many in between (10)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--service", action="append", choices=list(SERVICES), help="only this one; repeatable")
+    parser.add_argument("--write", action="append", help="sync (the default) or async; repeatable")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

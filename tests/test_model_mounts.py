@@ -1,0 +1,20 @@
+"""Random operations by several processes on real mounts, with remounts in between: `nox -s model`, a short stretch of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from model import compared
+from services import SERVICES
+
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(300)]
+
+STEPS = 540
+
+
+@pytest.mark.parametrize("service", list(SERVICES))
+def test_several_processes_see_what_the_model_says(tmp_path: Path, service: str) -> None:
+    found = compared(service, "sync", 11, STEPS, 2, tmp_path)
+    assert found.taken == STEPS
+    assert found.succeeded > STEPS // 4

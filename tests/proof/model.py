@@ -22,6 +22,7 @@ from fusekit.testing.sequences import Difference, Plan
 from fusekit.testing.spread import Outcome, together
 
 PROCESSES: Final = 3
+SHOWN: Final = 60  # steps before a difference
 
 # A directory's time moves when a file appears at the service, which is when it is closed, not when it is made.
 _DIRECTORIES: Final = frozenset({"directory.mtime_ns"})
@@ -68,7 +69,8 @@ def main() -> None:
                 try:
                     found = compared(name, write, options.seed, options.steps, options.remounts, Path(directory))
                 except Difference as difference:
-                    print(f"{name}, --write {write}: {difference}", flush=True)
+                    end = Difference(difference.steps[-SHOWN:], difference.told, difference.seed)
+                    print(f"{name}, --write {write}: of {len(difference.steps)} steps the last, {end}", flush=True)
                     differences += 1
                 else:
                     facts = ", ".join(f"{key}: {value}" for key, value in attrs.asdict(found).items())

@@ -114,9 +114,7 @@ def cli_mount(
     """
     mountpoint = directory / "mnt"
     mountpoint.mkdir(parents=True)
-    there = CliMount(
-        source, real_path(mountpoint), directory / "mount.log", surroundings(directory, environment or {})
-    )
+    there = CliMount(source, real_path(mountpoint), directory / "mount.log", surroundings(directory, environment or {}))
     try:
         done = there.fusekit("mount", *arguments, "--log-file", str(there.log), "--", source, str(mountpoint))
         if done.returncode != 0:

@@ -205,7 +205,13 @@ class Outcome:
 
 
 def together(
-    root: Callable[[], Path], remount: Callable[[], None], seed: int, count: int, processes: int, remounts: int, plan: Plan
+    root: Callable[[], Path],
+    remount: Callable[[], None],
+    seed: int,
+    count: int,
+    processes: int,
+    remounts: int,
+    plan: Plan,
 ) -> Outcome:
     """Take about ``count`` steps below ``root()``: half by each hand for itself, half by all in a shared directory.
 

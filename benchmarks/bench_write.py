@@ -1,7 +1,7 @@
 """What writing costs: many small files, one large one, a clone, and single saves, in requests and in seconds.
 
-``python benchmarks/bench_write.py`` runs all of it three times and prints tables; ``--quick`` once with less data, ``--only NAME`` one
-of them (repeatable), ``--json FILE`` keeps every run. Small files go to an emulated Databricks workspace, because there the
+``python benchmarks/bench_write.py`` runs all of it three times and prints tables; ``--quick`` once with less data, ``--only NAME``
+one of them (repeatable), ``--json FILE`` keeps every run. Small files go to an emulated Databricks workspace, because there the
 protocol costs more than a bare PUT; the large file, over what that takes, goes to the server of `store`, as `curl -T` does.
 """
 
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -223,6 +223,10 @@ def _git(directory: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def _figure(who: str, metric: str) -> Callable[[Measured], float]:
+    return lambda found: found[who][metric]
+
+
 WORKLOADS: Final = (
     Workload(
         small_files_20ms,
@@ -251,7 +255,7 @@ WORKLOADS: Final = (
         tuple(
             Target(
                 f"{what} under {mode}",
-                lambda found, key=f"{what}, {mode}", metric=metric: found[key][metric],
+                _figure(f"{what}, {mode}", metric),
                 limit,
                 at_most=True,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from model import compared
+from model import compared, troubled
 from services import SERVICES
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(300)]
@@ -18,3 +18,9 @@ def test_several_processes_see_what_the_model_says(tmp_path: Path, service: str)
     found = compared(service, "sync", 11, STEPS, 2, tmp_path)
     assert found.taken == STEPS
     assert found.succeeded > STEPS // 4
+
+
+def test_what_fails_leaves_the_old_state_or_the_new_one(tmp_path: Path) -> None:
+    found = troubled("databricks", "sync", 11, STEPS, 1, tmp_path)
+    assert found.taken >= STEPS
+    assert found.troubled > 0

@@ -41,7 +41,7 @@ from fusekit.testing.promises import Ledger, Violation, ledger
 WRITERS: Final = ("w0", "w1", "w2")
 OPERATIONS_MAX: Final = 60
 LINES_MAX: Final = 200  # of all programs together, at which a mount dies at the latest
-TROUBLES: Final = ("none", "unavailable", "resets")
+TROUBLES: Final = ("none", "unavailable", "resets", "refusals")
 
 _START_TIMEOUT_S: Final = 60.0
 _END_TIMEOUT_S: Final = 120.0
@@ -50,8 +50,10 @@ _END_TIMEOUT_S: Final = 120.0
 class Running(Protocol):
     """A service that runs and is mounted: what to mount, and what it holds behind the mount's back."""
 
-    source: str
-    environment: Mapping[str, str]
+    @property
+    def source(self) -> str: ...
+    @property
+    def environment(self) -> Mapping[str, str]: ...
 
     def contents(self) -> dict[str, bytes]:
         """Return every file by its path below what is mounted."""
@@ -65,8 +67,10 @@ class Running(Protocol):
 class Service(Protocol):
     """A kind of service. ``troubles`` are those of `TROUBLES` that it can make."""
 
-    name: str
-    troubles: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+    @property
+    def troubles(self) -> tuple[str, ...]: ...
 
     def running(self, directory: Path, seed: int, holding: Sequence[str]) -> AbstractContextManager[Running]:
         """Run one that holds the empty directories ``holding``; what it has on disk is below ``directory``."""

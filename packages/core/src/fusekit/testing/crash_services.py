@@ -29,6 +29,15 @@ FAULTS: Final[Mapping[str, tuple[Fault, ...]]] = {
         Fault(What.RESET, count=None, probability=PROBABILITY / 2),
         Fault(What.RESET, count=None, probability=PROBABILITY / 2, done=True),
     ),
+    # Also what is not tried again: such an operation fails, and leaves the old state or the new one.
+    "refusals": (
+        *(
+            Fault(What.STATUS, route, status=403, count=None, probability=PROBABILITY / 4)
+            for route in ("import*", "rename", "delete", "mkdirs", "cloud-get")
+        ),
+        Fault(What.STATUS, status=503, count=None, probability=PROBABILITY / 4),
+        Fault(What.RESET, count=None, probability=PROBABILITY / 4, done=True),
+    ),
 }
 
 
@@ -98,7 +107,7 @@ class EmulatorService:
     source: str
     state_of: Callable[[Sequence[str]], Mapping[str, Any]]
     contents_of: Callable[[Mapping[str, Any]], dict[str, bytes]]
-    troubles: tuple[str, ...] = tuple(FAULTS)
+    troubles: tuple[str, ...] = ("none", "unavailable", "resets")
 
     @contextmanager
     def running(self, directory: Path, seed: int, holding: Sequence[str]) -> Iterator[Running]:

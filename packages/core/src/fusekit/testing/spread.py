@@ -1,9 +1,9 @@
 """Random sequences on one mount by several processes, each in a directory of its own, and by all of them in one.
 
-Outside the layers, above `fusekit.testing.sequences`. A `Hand` is a process that makes calls in the mount. In its own directory it
-compares by itself, at its own speed, with a model of its own; so the hands run at the same time and the order that
-counts is known all the same. In the directory that they share a `Spread` gives each call to one of the hands, one after
-the other, with open files in the hand that opened them; whoever holds it compares with one model.
+Outside the layers, above `fusekit.testing.sequences`. A `Hand` is a process that makes calls in the mount. In its own
+directory it compares by itself, at its own speed, with a model of its own; so the hands run at the same time and the
+order that counts is known all the same. In the directory that they share a `Spread` gives each call to one of the
+hands, one after the other, with open files in the hand that opened them; whoever holds it compares with one model.
 
 A model outlives a remount: `Hand.close` and `Spread.finish` close what is open here and there, and the next steps go on.
 """
@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
-from fusekit.testing.model import Model, OsSubject
+from fusekit.testing.model import Model, OsSubject, Subject
 from fusekit.testing.sequences import Comparison, Difference, Plan, Step, answer, steps
 
 _SPAWN: Final = multiprocessing.get_context("spawn")  # a fork would take the threads' locks along
@@ -241,7 +241,9 @@ def together(
             succeeded += sum(hand.result() for hand in found)
             now, left = left[: all_together // parts], left[all_together // parts :]
             try:
-                succeeded += sum(comparison.check(step, answer(spread, step)) for step in comparison.steps(now))
+                succeeded += sum(
+                    comparison.check(step, answer(cast(Subject, spread), step)) for step in comparison.steps(now)
+                )
             except Difference as difference:
                 raise Difference(difference.steps, difference.told, seed) from None
         spread.finish()

@@ -41,10 +41,10 @@ PLANS: Final = {
 
 
 @contextmanager
-def mounted(name: str, write: str, seed: int, directory: Path) -> Iterator[tuple[Mount, Running]]:
+def mounted(name: str, write: str, seed: int, directory: Path, *more: str) -> Iterator[tuple[Mount, Running]]:
     """Mount the service of that name, with a directory for each process and one that they share."""
     with SERVICES[name].running(directory, seed, [*(f"p{number}" for number in range(PROCESSES)), "shared"]) as service:
-        mount = Mount(directory, service.source, ["--write", write], service.environment)
+        mount = Mount(directory, service.source, ["--write", write, *more], service.environment)
         try:
             mount.start()
             yield mount, service
@@ -67,7 +67,9 @@ def compared(name: str, write: str, seed: int, steps: int, remounts: int, direct
 def troubled(name: str, write: str, seed: int, count: int, remounts: int, directory: Path) -> Tally:
     """Take so many steps while the service refuses, fails and breaks connections; raises `Difference`."""
     plan = attrs.evolve(PLANS[name], sizes=SHORT, offsets=(0, 0, 1, 10, 4096, 5001))
-    with mounted(name, write, seed, directory) as (mount, service), hands(PROCESSES) as found:
+    # What a failed operation left is to be seen at once, not when names and attributes have aged.
+    strict = ("--consistency", "strict")
+    with mounted(name, write, seed, directory, *strict) as (mount, service), hands(PROCESSES) as found:
 
         @contextmanager
         def calm() -> Iterator[None]:

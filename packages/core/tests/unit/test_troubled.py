@@ -89,7 +89,9 @@ def test_a_file_whose_replacement_failed_has_either_content(tmp_path: Path, cont
     assert compared(subject, CREATE, WRITE, CLOSE, *AGAIN).tally.troubled == 1
 
 
-@pytest.mark.parametrize("content", [None, b"", SECOND[:20], SECOND + FIRST[50:]], ids=["gone", "empty", "part", "mixed"])
+@pytest.mark.parametrize(
+    "content", [None, b"", SECOND[:20], SECOND + FIRST[50:]], ids=["gone", "empty", "part", "mixed"]
+)
 def test_anything_else_is_a_difference(tmp_path: Path, content: bytes | None) -> None:
     subject = Failed(tmp_path, "close", close_and(content), nth=2)
     with pytest.raises(Difference, match="neither the old state nor the new"):

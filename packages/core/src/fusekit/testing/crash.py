@@ -224,14 +224,18 @@ def play(wanted: Round, directory: Path) -> Result:
         service.trouble(wanted.trouble)
         told, reached = _told_until_killed(mount, wanted)
         ledgers = {name: ledger(lines, asynchronous=wanted.write == "async") for name, lines in told.items()}
-        violations = [*_judged(ledgers, service.contents(), None, "after the kill")]
+        killed = service.contents()
+        violations = [*_judged(ledgers, killed, None, "after the kill")]
         if wanted.again_at is not None and mount.start(wanted.again_at):
             mount.unmount()
         service.trouble("none")
         mount.start()
         mount.unmount()
         kept = [(path, digest(content)) for path, state, content in mount.rows() if state is not State.OPEN]
-        violations += _judged(ledgers, service.contents(), kept, "after the next mount")
+        drained = service.contents()
+        violations += _judged(ledgers, drained, kept, "after the next mount")
+        if violations:
+            _write_evidence(directory / "evidence", told, killed, drained)
         return Result(
             round=wanted,
             reached=reached,
@@ -283,6 +287,20 @@ def _writing(root: Path, seed: str) -> Iterator[subprocess.Popen[bytes]]:
             program.wait()
     if program.returncode not in {0, -signal.SIGKILL}:
         raise RuntimeError(f"a writer ended with status {program.returncode}")
+
+
+def _write_evidence(
+    directory: Path, told: Mapping[str, list[bytes]], killed: Mapping[str, bytes], drained: Mapping[str, bytes]
+) -> None:
+    """Keep what a broken promise is found by: what the programs told, and what the service had at both times."""
+    directory.mkdir()
+    for name, lines in told.items():
+        (directory / f"{name}.told").write_bytes(b"".join(line + b"\n" for line in lines))
+    for when, contents in (("killed", killed), ("drained", drained)):
+        for path, content in contents.items():
+            file = directory / when / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
 
 
 def _judged(

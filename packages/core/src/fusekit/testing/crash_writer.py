@@ -67,6 +67,9 @@ class Writer:
         choices, weights = zip(*calls, strict=True)
         while self._number < operations:
             self._random.choices(choices, weights)[0]()
+        if self._open is not None:  # the end of the program closes it as well, and says so to nobody
+            descriptor, name, content = self._open
+            self._close(descriptor, name, content)
 
     # ---- operations ----------------------------------------------------------------------------------------------
 

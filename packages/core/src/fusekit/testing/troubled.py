@@ -27,12 +27,17 @@ _COMMITTING: Final = frozenset({"close", "fsync", "truncate", "rename", "rename_
 
 @attrs.define
 class Tally:
-    """How many steps were taken, how many met trouble, and after how many the old state or the new one was there."""
+    """How many steps were taken, how many met trouble, and after how many the old state or the new one was there.
+
+    ``cleared`` are renames over an empty directory that have removed it and no more: where a service replaces no
+    directory, that takes two requests.
+    """
 
     taken: int = 0
     troubled: int = 0
     old: int = 0
     new: int = 0
+    cleared: int = 0
 
 
 class Troubled:
@@ -104,9 +109,10 @@ class Troubled:
             f"  wanted: {wanted!r}"[:300],
             "  got:    trouble, and what is there now is neither the old state nor the new",
         ]
-        chosen = self._settle([before, after], told)
+        chosen = self._settle([before, after, *_cleared(before, step)], told)
         self.tally.old += chosen == 0
         self.tally.new += chosen == 1
+        self.tally.cleared += chosen == 2
 
     def _stored(self, model: Model, step: Step, before: Model, *, certain: bool) -> None:
         """Note in ``model`` what the service may have of the file that ``step`` commits; ``certain``: it succeeded."""
@@ -180,3 +186,15 @@ class Troubled:
                 lines += [f"{path}: the service may have {known}"]
                 lines += [f"  wanted: {wanted.get(path)!r}"[:300], f"  got:    {there.get(path)!r}"[:300]]
         return lines
+
+
+def _cleared(before: Model, step: Step) -> list[Model]:
+    """Return ``before`` without the empty directory that ``step`` was to replace, if it was."""
+    if step.call != "rename":
+        return []
+    target = before.find(step.arguments[1])
+    if target is None or not target.is_directory or target.children:
+        return []
+    cleared = copy.deepcopy(before)
+    cleared.rmdir(step.arguments[1])
+    return [cleared]

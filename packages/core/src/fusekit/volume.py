@@ -33,7 +33,7 @@ from fusekit.metrics import Metrics
 from fusekit.plugins import manager
 from fusekit.plugins.sources import resolve
 from fusekit.plugins.specs import OPERATIONS, Hooks
-from fusekit.settings import Settings
+from fusekit.settings import Settings, Write
 from fusekit.transfer.calls import Calls
 from fusekit.transfer.limits import Limits
 from fusekit.types import Auth, Caller, Entry, Explain, Http, Mount
@@ -221,6 +221,8 @@ async def open_stack(
     make: Callable[[Mount], manager.Stack], source: str, settings: Settings, *, private: bool = False
 ) -> AsyncIterator[Volume]:
     """As `open_volume`, for a backend that ``make`` makes (a test's, or one without an entry point)."""
+    if private and settings.write is Write.ASYNC:
+        settings = attrs.evolve(settings, write=Write.SYNC)  # its journal ends with the command
     mount = VolumeMount(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(mount.aclose)
@@ -239,7 +241,7 @@ async def open_stack(
         calls = Calls(built.hooks, settings, volume.metrics)
         disk = Disk()
         owner = f"the mount of {source}"
-        volume.journal = await _opened(Journal.open(state_dir, owner), state_dir)
+        volume.journal = await _opened(Journal.open(state_dir, owner, source=source), state_dir)
         stack.push_async_callback(volume.journal.close)
         opening = open_blocks(cache_dir, owner, calls, disk, settings)
         volume.blocks = await _opened(stack.enter_async_context(opening), cache_dir or state_dir)
@@ -256,6 +258,8 @@ async def open_stack(
             mount.principal = caller.principal
             await volume.filesystem.start(caller)
         volume.paths = Paths(volume.filesystem, caller)
+        if settings.write is not Write.OFF:
+            await volume.filesystem.recover(caller)
         await _report_left(volume)
         try:
             yield volume
@@ -302,7 +306,10 @@ async def _opened(opening: Awaitable[T], directory: Path) -> T:
 
 async def _report_left(volume: Volume) -> None:
     """Say what an earlier run left unsent; it is kept until the user decides."""
-    rows = await volume.journal.rows()
-    for row in rows:
+    going_on = {State.FLUSHED, State.SENDING} if volume.settings.write is not Write.OFF else set()
+    for row in await volume.journal.rows():
+        if row.state in going_on:
+            logger.info("%s was not sent when the last mount ended, and is on its way", row.path)
+            continue
         what = "was not closed" if row.state is State.OPEN else "was not sent"
         logger.warning("%s %s when the last mount ended; its bytes are kept in %s", row.path, what, row.staging)

@@ -283,7 +283,7 @@ async def test_saving_by_rename_over_the_file_is_one_upload_that_replaces_it(set
 async def test_what_was_to_be_replaced_goes_when_the_file_moves_on_or_is_removed(setup: Setup) -> None:
     for name in "fg":
         await setup.remotely(name, b"before")
-        await setup.names()
+    for name in "fg":
         await setup.make("tmp", b"after")
         await setup.fs.rename(ROOT, "tmp", ROOT, name, 0, ME)
     await setup.fs.rename(ROOT, "f", ROOT, "moved", 0, ME)
@@ -442,7 +442,7 @@ async def test_a_sync_close_keeps_both_where_that_was_said(tmp_path: Path) -> No
 
 @pytest.fixture
 def clock(autojump_clock: trio.testing.MockClock) -> trio.testing.MockClock:
-    autojump_clock.autojump_threshold = 0.05  # not while threads are at the disk
+    autojump_clock.autojump_threshold = 0.02  # not while threads are at the disk
     return autojump_clock
 
 
@@ -453,7 +453,7 @@ async def test_an_hour_without_the_service_delays_uploads_and_loses_nothing(
         back = trio.current_time() + 3600
 
         async def down(hook: str, values: dict[str, Any]) -> None:
-            if trio.current_time() < back:
+            if hook == "write" and trio.current_time() < back:
                 raise Unavailable("the service is down")
 
         setup.recorder.before = down
@@ -483,17 +483,17 @@ async def test_a_file_that_is_refused_is_in_nobodys_way_and_tried_for_ever(
                 raise Denied("you may not")
 
         setup.recorder.before = refuse
-        for number in range(20):  # more than there are places
+        for number in range(17):  # more than there are places
             await save(setup, f"secret{number}", b"x")
         await save(setup, "plain", b"y")
         await trio.sleep(30)
         assert await remote(setup) == {"plain": b"y"}
         await drain(setup)  # returns: waiting longer would not help
-        assert len(setup.fs.unsent()) == 20
-        await trio.sleep(7200)
+        assert len(setup.fs.unsent()) == 17
+        await trio.sleep(600)
         allowed = True
         await trio.sleep(301)
-        assert len(await remote(setup)) == 21
+        assert len(await remote(setup)) == 18
         assert await rows(setup) == []
 
 
@@ -526,7 +526,7 @@ async def test_a_bug_in_a_backend_is_an_error_of_that_file(setup: Setup) -> None
 
 def crash(directory: Path) -> Path:
     """Return a copy of what a volume has on disk now: what the next one finds after a kill -9."""
-    after = directory.with_name("after")
+    after = directory.parent / "after" / directory.name
     for part in ("state",):
         shutil.copytree(directory / part, after / part)
     return after
@@ -539,7 +539,7 @@ async def crashed(tmp_path: Path, setup: Setup) -> Path:
 @pytest.mark.parametrize("write", [Write.ASYNC, Write.SYNC])
 async def test_what_was_flushed_is_there_after_a_crash_and_goes_on_its_way(tmp_path: Path, write: Write) -> None:
     before = tmp_path / "before"
-    async with opened(before, write=Write.ASYNC) as setup:
+    async with opened(before, write=Write.ASYNC, drain_timeout_s=0.1) as setup:
         await setup.remotely("f", b"old")
         await save(setup, "f", b"saved")
         await setup.make("big", bytes(100_000))
@@ -561,7 +561,7 @@ async def test_what_was_flushed_is_there_after_a_crash_and_goes_on_its_way(tmp_p
 
 async def test_what_arrived_just_before_the_crash_is_no_conflict(tmp_path: Path) -> None:
     before = tmp_path / "before"
-    async with opened(before, write=Write.ASYNC) as setup:
+    async with opened(before, write=Write.ASYNC, drain_timeout_s=0.1) as setup:
         await setup.remotely("f", b"old")
         await save(setup, "f", b"first")
         arrived = setup.recorder.after = Held("write")
@@ -611,7 +611,7 @@ async def test_bytes_that_may_have_gone_with_the_power_are_kept_and_not_sent(
 
 async def test_what_has_no_directory_any_more_is_kept_until_the_user_decides(tmp_path: Path) -> None:
     before = tmp_path / "before"
-    async with opened(before, write=Write.ASYNC) as setup:
+    async with opened(before, write=Write.ASYNC, drain_timeout_s=0.1) as setup:
         inside = await setup.fs.mkdir(ROOT, "d", 0o755, ME)
         for name in "fg":
             await setup.make(name, b"x", parent=inside.ino)
@@ -648,7 +648,7 @@ async def test_a_file_that_waits_is_given_up_by_the_users_word_alone(setup: Setu
 
 async def test_no_mount_that_cannot_write_sends_what_is_left(tmp_path: Path) -> None:
     before = tmp_path / "before"
-    async with opened(before, write=Write.ASYNC) as setup:
+    async with opened(before, write=Write.ASYNC, drain_timeout_s=0.1) as setup:
         await setup.make("f", b"x")
         after = await crashed(tmp_path, setup)
         await setup.fs.unlink(ROOT, "f", ME)

@@ -272,8 +272,10 @@ class Commits:
         node = file.node
         file.dirty = True
         file.failed, file.failed_at = error, changes
-        if isinstance(error, Stale):
+        if isinstance(error, Exists | Stale):
             self._tree.metadata.expire(node.ino)
+            if (parent := self._tree.inodes.get(node.parent)) is not None:
+                self._tree.doubt(parent, node.name, file.caller)
         if row is None:
             return  # nothing was ever written
         file.failed_rows.add(row)

@@ -564,17 +564,26 @@ class Tree:
                 self.inodes.unlink(node, parent, name)
         self.changed(parent, key)
 
+    def doubt(self, parent: Node, name: str, caller: Caller) -> None:
+        """Believe nothing about ``name`` before it is asked for: somebody else has just changed it."""
+        key = self.key(self.capabilities_of(parent, caller), name)
+        for view in self.metadata.views():
+            if (record := view.directories.get(parent.ino)) is not None:
+                record.misses.pop(key, None)
+                record.listed_at = None
+                if (fact := view.facts.get(record.names.get(key, 0))) is not None:
+                    fact.at = float("-inf")
+
     def stepped_aside(self, node: Node, parent: Node, name: str, caller: Caller) -> None:
         """Give ``node`` the name ``name`` of its directory: its own is somebody else's now, and is asked for afresh."""
         key = self.key(self.capabilities_of(parent, caller), node.name)
         old = node.name
         self.sent(node)
+        self.doubt(parent, old, caller)
         for view in self.metadata.views():
-            if (record := view.directories.get(parent.ino)) is not None:
-                if record.names.get(key) == node.ino:
-                    del record.names[key]
-                record.misses.pop(key, None)
-                record.listed_at = None
+            record = view.directories.get(parent.ino)
+            if record is not None and record.names.get(key) == node.ino:
+                del record.names[key]
             view.forget(node.ino)
         self.inodes.move(node, (parent.ino, old), (parent.ino, name))
         self.changed(parent, key)

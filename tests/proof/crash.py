@@ -70,6 +70,7 @@ def summary(results: Sequence[Result]) -> list[str]:
         ),
         f"killed at a step: {killed.total()} ({', '.join(f'{step} {count}' for step, count in sorted(killed.items()))})",
         f"killed at a moment: {sum(not one.reached for one in results)}",
+        f"power gone: {sum(one.round.power is not None for one in results)}",
         f"files: {sum(one.files for one in results)}",
         f"acknowledged: {sum(one.acknowledged for one in results)}",
         f"refused or interrupted: {sum(one.failed for one in results)}",

@@ -1,7 +1,7 @@
-"""``nox -s model``: random operations on real mounts, by several processes, each answer compared with the reference model's.
+"""``nox -s model``: random operations on real mounts, by several processes, each answer compared with the model.
 
-``python tests/proof/model.py --steps 20000`` takes so many on each service, and prints a line for each; the exit status is 1 where
-there was a difference. ``--trouble`` does the same while the service fails now and then.
+``python tests/proof/model.py --steps 20000`` takes so many on each service, and prints a line for each; the exit status is 1
+where there was a difference. ``--trouble`` does the same while the service fails now and then.
 """
 
 from __future__ import annotations

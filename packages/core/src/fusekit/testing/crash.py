@@ -8,15 +8,20 @@ are told; that is the ledger that `fusekit.testing.promises` judges by.
 How a mount dies: ``moment`` (SIGKILL when so many lines were told, so in the middle of whatever goes on) or ``step`` (it
 kills itself when it comes to a step of `fusekit.journal.steps` for the n-th time; where it never does, as a moment).
 Half of the mounts that recover are killed at a step as well, and the next one has to.
+
+In some rounds the power goes as well (``power``, one of the ways of `fusekit.testing.lossy_disk`): state and cache are on a disk that
+forgets what was not synced, and it fails at the n-th fsync, or when the mount is killed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,10 +41,12 @@ from fusekit.journal.steps import STEPS, VARIABLE
 from fusekit.testing import crash_writer
 from fusekit.testing.cli_mount import surroundings
 from fusekit.testing.crash_writer import digest
+from fusekit.testing.lossy_disk import WAYS, LossyDisk, lossy_disk
 from fusekit.testing.promises import Ledger, Violation, ledger
 
 WRITERS: Final = ("w0", "w1", "w2")
 OPERATIONS_MAX: Final = 60
+SYNCS_MAX: Final = 150  # most fsyncs before the power goes
 LINES_MAX: Final = 200  # of all programs together, at which a mount dies at the latest
 TROUBLES: Final = ("none", "unavailable", "resets", "refusals")
 
@@ -88,12 +95,15 @@ class Round:
     kill_at: str  # a step, with its number, or "moment"
     lines: int  # so many are told before a mount is killed that has not killed itself
     again_at: str | None  # a step at which the mount that recovers is killed
+    power: str | None = None  # what the disk forgets, where the power goes as well
+    syncs: int = 0  # the fsync at which it goes; 0: when the mount is killed
 
     def __str__(self) -> str:
         trouble = "" if self.trouble == "none" else f", {self.trouble}"
         how = f"at line {self.lines}" if self.kill_at == "moment" else f"at {self.kill_at}"
         again = "" if self.again_at is None else f", then at {self.again_at}"
-        return f"--seed {self.seed} ({self.service.name}, --write {self.write}{trouble}, killed {how}{again})"
+        power = "" if self.power is None else f", power gone at fsync {self.syncs or 'of nobody'}: {self.power}"
+        return f"--seed {self.seed} ({self.service.name}, --write {self.write}{trouble}, killed {how}{again}{power})"
 
 
 @attrs.frozen
@@ -126,6 +136,8 @@ def drawn(seed: int, services: Sequence[Service], writes: Sequence[str]) -> Roun
         kill_at="moment" if chance.random() < 0.4 else step,
         lines=chance.randrange(2, LINES_MAX),
         again_at=f"{chance.choice(STEPS)}:{chance.choice((1, 1, 2, 3))}" if chance.random() < 0.5 else None,
+        power=chance.choice(WAYS) if chance.random() < 0.3 else None,
+        syncs=chance.randrange(SYNCS_MAX) if chance.random() < 0.8 else 0,
     )
 
 
@@ -135,10 +147,11 @@ class Mount:
     def __init__(self, directory: Path, source: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         (directory / "mnt").mkdir()
         self.path = real_path(directory / "mnt")
-        self.state = directory / "state"
+        self.state = directory / "disk" / "state"
+        own = {"FUSEKIT_STATE_DIR": str(self.state), "FUSEKIT_CACHE_DIR": str(directory / "disk" / "cache")}
         self.log = directory / "mount.log"
         self._source, self._arguments = source, arguments
-        self._environment = surroundings(directory, environment)
+        self._environment = surroundings(directory, {**environment, **own})
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = False
 
@@ -203,6 +216,13 @@ class Mount:
         while mounted_at(self.path) is not None:
             detach(self.path, lazy=True)
 
+    def rebooted(self) -> None:
+        """Let the journal be of an earlier boot of the machine: what says that it is of this one was before the power went."""
+        for file in self.state.glob("*/journal.db"):
+            with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+                if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'generations'").fetchone():
+                    connection.execute("UPDATE generations SET boot = 'before' WHERE boot <> ''")
+
     def rows(self) -> Iterator[tuple[str, State, bytes]]:
         """Yield the path, the state and the bytes of each row in the journal, when no process has it."""
         for directory in self.state.glob("*/journal.db"):
@@ -217,12 +237,22 @@ def play(wanted: Round, directory: Path) -> Result:
     """Run a round in ``directory``, which is empty, and return how it ended."""
     with ExitStack() as stack:
         service = stack.enter_context(wanted.service.running(directory, wanted.seed, WRITERS))
+        disk: LossyDisk | None = None
+        if wanted.power is not None:
+            disk = stack.enter_context(lossy_disk(directory / "disk", wanted.syncs, wanted.seed))
         mount = Mount(directory, service.source, ["--write", wanted.write], service.environment)
         stack.callback(mount.close)
-        if not mount.start(None if wanted.kill_at == "moment" else wanted.kill_at):
-            mount.start()
+        try:
+            if not mount.start(None if wanted.kill_at == "moment" else wanted.kill_at):
+                mount.start()
+        except MountError:
+            if disk is None or not disk.failed:
+                raise
         service.trouble(wanted.trouble)
-        told, reached = _told_until_killed(mount, wanted)
+        told, reached = _told_until_killed(mount, wanted, disk)
+        if disk is not None and wanted.power is not None:
+            disk.restore(wanted.power)
+            mount.rebooted()
         ledgers = {name: ledger(lines, asynchronous=wanted.write == "async") for name, lines in told.items()}
         killed = service.contents()
         violations = [*_judged(ledgers, killed, None, "after the kill")]
@@ -247,7 +277,7 @@ def play(wanted: Round, directory: Path) -> Result:
         )
 
 
-def _told_until_killed(mount: Mount, wanted: Round) -> tuple[dict[str, list[bytes]], bool]:
+def _told_until_killed(mount: Mount, wanted: Round, disk: LossyDisk | None) -> tuple[dict[str, list[bytes]], bool]:
     """Let the programs run until the mount is dead; return what each told, and whether the mount killed itself."""
     told: dict[str, list[bytes]] = {}
     lines = 0
@@ -258,8 +288,13 @@ def _told_until_killed(mount: Mount, wanted: Round) -> tuple[dict[str, list[byte
             assert program.stdout is not None
             told[name] = []
             reading[program.stdout.fileno()] = (name, bytearray())
+        failing = [] if disk is None or disk.failed else [disk.output.fileno()]
         while reading:
-            for pipe in select.select(list(reading), [], [])[0]:
+            for pipe in select.select([*reading, *failing], [], [])[0]:
+                if pipe in failing:
+                    failing.clear()
+                    mount.kill()
+                    continue
                 name, pending = reading[pipe]
                 got = os.read(pipe, 65536)
                 if not got:
@@ -270,7 +305,11 @@ def _told_until_killed(mount: Mount, wanted: Round) -> tuple[dict[str, list[byte
                 pending[:] = rest
                 told[name] += [bytes(line) for line in whole]
                 if lines < wanted.lines <= (lines := lines + len(whole)):
+                    if disk is not None:
+                        disk.cut()
                     mount.kill()
+        if disk is not None:
+            disk.cut()
         return told, mount.wait_killed()
 
 

@@ -17,6 +17,7 @@ import contextlib
 import errno
 import os
 import random
+import select
 import stat
 import subprocess
 import sys
@@ -266,15 +267,26 @@ class LossyDisk:
         self.output = process.stdout
         self._input = process.stdin
         self._process = process
+        self._failed = False
+
+    @property
+    def failed(self) -> bool:
+        """Return whether the power has gone."""
+        if not self._failed and select.select([self.output], [], [], 0)[0]:
+            self.cut()
+        return self._failed
 
     def cut(self) -> None:
         """Let the power go, unless it has gone already."""
-        self._say(CUT)
-        if self.output.readline().strip() != CUT:
-            raise RuntimeError("the disk has failed otherwise than it should")
+        if not self._failed:
+            self._say(CUT)
+            if self.output.readline().strip() != CUT:
+                raise RuntimeError("the disk has failed otherwise than it should")
+            self._failed = True
 
     def restore(self, way: str) -> None:
         """Replace the disk by a plain directory with what is left on it, when nobody uses it any more."""
+        self.cut()
         self._say(way)
         if self.output.readline().strip() != "restored":
             raise RuntimeError("the disk could not be restored")

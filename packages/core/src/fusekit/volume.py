@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 import trio
@@ -28,7 +28,7 @@ from fusekit.config import LayerChoice, Source
 from fusekit.config import identity as identity_of
 from fusekit.disk import Disk
 from fusekit.errors import FusekitError, MountError, PluginError
-from fusekit.journal.journal import Journal, State
+from fusekit.journal.journal import Journal, Row, State
 from fusekit.metrics import Metrics
 from fusekit.plugins import manager
 from fusekit.plugins.sources import resolve
@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# How often who waits for the end of a mount, to take its place, can read how far that is.
+TELL_INTERVAL_S: Final = 0.5
+
 Invalidate = Callable[[int, str | None], None]
 
 
@@ -84,6 +88,37 @@ class Volume:
         """Return the mounting user as a caller."""
         return Caller(os.getuid(), os.getgid(), os.getpid(), self.mount.principal)
 
+    async def drain(self) -> None:
+        """Send what can be sent, and tell whoever wants the same store meanwhile how much that still is."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell_rest)
+            await self.filesystem.drain()
+            nursery.cancel_scope.cancel()
+
+    async def _tell_rest(self) -> None:
+        while left := len(self.filesystem.unsent()):
+            await self.journal.tell(
+                f"the mount of {self.source}, which is still draining, {left} file{'' if left == 1 else 's'}"
+            )
+            await trio.sleep(TELL_INTERVAL_S)
+
+    async def flush(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer `fusekit flush`: hurry what waits below a path of the mount, and tell what is left."""
+        below = str(request.get("below", "/"))
+        await self.filesystem.flush_below(below, self.me, wait=bool(request.get("wait")))
+        within = f"{below.rstrip('/')}/"
+        return {"left": [path for path in self.filesystem.unsent() if f"{path}/".startswith(within)]}
+
+    async def retry(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer `fusekit journal retry`."""
+        await self.filesystem.recovery.retry([int(row) for row in request["rows"]], self.me)
+        return {}
+
+    async def discard(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer `fusekit journal discard`."""
+        await self.filesystem.recovery.discard([int(row) for row in request["rows"]], self.me)
+        return {}
+
     async def status(self) -> dict[str, Any]:
         """Return what `fusekit status` shows, as plain values."""
         rows = await self.journal.rows()
@@ -96,16 +131,10 @@ class Volume:
             "consistency": self.settings.consistency.value,
             "unsent": self.filesystem.unsent(),
             "failed": self.filesystem.files.commits.kept.failures(),
-            "journal": [
-                {
-                    "path": row.path,
-                    "state": row.state.value,
-                    "size": row.size,
-                    "error": row.error,
-                    "staging": str(self.journal.staging_path(row.staging)),
-                }
-                for row in rows
-            ],
+            "journal": [described(row, self.journal) for row in rows],
+            "store": self.identity,
+            "journal_directory": str(self.journal.directory),
+            "waiting_bytes": sum(row.size for row in rows if row.state in {State.FLUSHED, State.SENDING}),
             "handles": len(self.filesystem.handles),
             "inodes": len(self.filesystem.tree.inodes),
             "hosts": self.mount.hosts(),
@@ -129,6 +158,20 @@ class Volume:
             "long_directories": self.filesystem.tree.listings.long_directories,
             "kernel": self.kernel,
         }
+
+
+def described(row: Row, journal: Journal) -> dict[str, Any]:
+    """Return what is told of a row of the journal, as plain values."""
+    return {
+        "id": row.id,
+        "path": row.path,
+        "state": row.state.value,
+        "size": row.size,
+        "error": row.error,
+        "whole": row.whole,
+        "changed": row.updated_ns / 1e9,
+        "staging": str(journal.staging_path(row.staging)),
+    }
 
 
 class VolumeMount:
@@ -265,7 +308,7 @@ async def open_stack(
             yield volume
         finally:
             with trio.CancelScope(shield=True, deadline=volume.end_by()):
-                await volume.filesystem.drain()
+                await volume.drain()
 
 
 def _stack(source: Source, settings: Settings, mount: Mount) -> manager.Stack:

@@ -72,7 +72,7 @@ async def test_a_close_returns_when_the_file_is_durable_here_and_nothing_was_sen
     assert said[-1] == "COMMIT"
     (row,) = await setup.volume.journal.rows()
     assert (row.state, row.trusted, row.boot, row.size) == (State.FLUSHED, True, "", 8)
-    assert await setup.volume.journal.content(row.id) == b"precious"
+    assert setup.volume.journal._content(row.id) == b"precious"
     assert "write" not in setup.calls
     assert (await setup.fs.getattr(attr.ino, ME)).size == 8
     await setup.fs.release(opened_.handle)
@@ -440,14 +440,19 @@ async def test_a_sync_close_keeps_both_where_that_was_said(tmp_path: Path) -> No
 # ---- failures ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def clock(autojump_clock: trio.testing.MockClock) -> trio.testing.MockClock:
-    autojump_clock.autojump_threshold = 0.02  # not while threads are at the disk
-    return autojump_clock
+async def later(clock: trio.testing.MockClock, setup: Setup, seconds: float, steps: int = 300) -> None:
+    """Let virtual time pass, and with each step of it everything happen that is due, threads at the disk included."""
+    for _ in range(steps):
+        clock.jump(seconds / steps)
+        threads = setup.volume.journal._thread, setup.fs.recovery._disk._threads
+        while True:
+            await trio.testing.wait_all_tasks_blocked()
+            if not any(one.borrowed_tokens for one in threads):
+                break
 
 
 async def test_an_hour_without_the_service_delays_uploads_and_loses_nothing(
-    tmp_path: Path, clock: trio.testing.MockClock
+    tmp_path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
     async with opened(tmp_path, write=Write.ASYNC) as setup:
         back = trio.current_time() + 3600
@@ -459,13 +464,13 @@ async def test_an_hour_without_the_service_delays_uploads_and_loses_nothing(
         setup.recorder.before = down
         for name in "abc":
             await save(setup, name, b"first")
-        await trio.sleep(1800)
+        await later(mock_clock, setup, 1800)
         assert await state(setup, "a") == "failed"
         assert "down" in (await setup.volume.status())["journal"][0]["error"]
         await save(setup, "a", b"second")
         assert await setup.content("a") == b"second"
         tried = setup.calls["write"]
-        await trio.sleep(2200)
+        await later(mock_clock, setup, 2200)
         assert setup.calls["write"] < tried + 200
         assert await remote(setup) == {"a": b"second", "b": b"first", "c": b"first"}
         assert (await rows(setup), staged(setup)) == ([], [])
@@ -473,7 +478,7 @@ async def test_an_hour_without_the_service_delays_uploads_and_loses_nothing(
 
 
 async def test_a_file_that_is_refused_is_in_nobodys_way_and_tried_for_ever(
-    tmp_path: Path, clock: trio.testing.MockClock
+    tmp_path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
     async with opened(tmp_path, write=Write.ASYNC) as setup:
         allowed = False
@@ -486,19 +491,19 @@ async def test_a_file_that_is_refused_is_in_nobodys_way_and_tried_for_ever(
         for number in range(17):  # more than there are places
             await save(setup, f"secret{number}", b"x")
         await save(setup, "plain", b"y")
-        await trio.sleep(30)
+        await later(mock_clock, setup, 30)
         assert await remote(setup) == {"plain": b"y"}
         await drain(setup)  # returns: waiting longer would not help
         assert len(setup.fs.unsent()) == 17
-        await trio.sleep(600)
+        await later(mock_clock, setup, 600)
         allowed = True
-        await trio.sleep(301)
+        await later(mock_clock, setup, 301)
         assert len(await remote(setup)) == 18
         assert await rows(setup) == []
 
 
 async def test_a_wall_clock_that_jumps_changes_nothing_about_when_what_is_sent(
-    tmp_path: Path, clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(tmp_path, write=Write.ASYNC) as setup:
         monkeypatch.setattr("time.time_ns", lambda: 1_000)  # back to 1970
@@ -506,7 +511,7 @@ async def test_a_wall_clock_that_jumps_changes_nothing_about_when_what_is_sent(
         monkeypatch.setattr("time.time_ns", lambda: 4_000_000_000 * 10**9)  # and on to 2096
         await save(setup, "f", b"second")
         await save(setup, "g", b"other")
-        await trio.sleep(1)
+        await later(mock_clock, setup, 1)
         monkeypatch.undo()
         assert await remote(setup) == {"f": b"second", "g": b"other"}
 

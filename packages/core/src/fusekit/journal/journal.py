@@ -177,8 +177,21 @@ class Journal:
         journal = cls(directory, connection, lock)
         journal._synchronous = "FULL"
         journal.left = tuple(journal._rows())
+        journal._restore()
         journal._sweep()
         return journal
+
+    def _restore(self) -> None:
+        """Write the staging files of small generations that the power took, from their rows."""
+        for row in self.left:
+            path = self.staging_path(row.staging)
+            if row.inline:
+                path.write_bytes(self._content(row.id))
+                path.chmod(0o600)
+
+    def _content(self, row: int) -> bytes:
+        content: bytes = self._connection.execute("SELECT content FROM generations WHERE id = ?", (row,)).fetchone()[0]
+        return content
 
     def _sweep(self) -> None:
         """Remove staging files that no row names: of files that were removed while open, or never written to."""
@@ -192,9 +205,9 @@ class Journal:
         await self._run(self._connection.close)
         os.close(self._lock)
 
-    def tell(self, owner: str) -> None:
+    async def tell(self, owner: str) -> None:
         """Say something else to whoever wants the journal, such as how far the end of this process is."""
-        _write_owner(self._lock, owner)
+        await self._run(functools.partial(_write_owner, self._lock, owner))
 
     async def source(self) -> str | None:
         """Return the source that this is the journal of, None where no mount of this version had it."""
@@ -270,6 +283,12 @@ class Journal:
         wanted = tuple(rows)
         await self._lightly(lambda: self._set(wanted, values))
 
+    async def revive(self, rows: Iterable[int]) -> None:
+        """Let failed generations be sent by the next mount, by the user's word: whatever was wrong with them."""
+        wanted = tuple(rows)
+        values = {"state": State.FLUSHED.value, "error": None, "boot": ""}
+        await self._durably(lambda: self._set(wanted, values))
+
     async def note(self, row: int, note: Mapping[str, str]) -> None:
         """Keep what the backend wants to find at the next attempt; in the journal when this returns."""
         await self._durably(lambda: self._set((row,), {"note": json.dumps(dict(note))}))
@@ -332,12 +351,6 @@ class Journal:
     async def store_with(self, row: int, attributes: Attributes) -> None:
         """Say which attributes to store with a generation now."""
         await self._lightly(lambda: self._set((row,), {"attributes": _dump_attributes(attributes)}))
-
-    async def content(self, row: int) -> bytes | None:
-        """Return the bytes that are in the row itself."""
-        query = "SELECT content FROM generations WHERE id = ?"
-        found = await self._run(lambda: self._connection.execute(query, (row,)).fetchone())
-        return found["content"] if found else None
 
     async def rows(self) -> list[Row]:
         """Return all generations, oldest first."""
@@ -463,7 +476,7 @@ def lock_directory(directory: Path, owner: str, option: str) -> int:
         holder = os.pread(fd, 4096, 0).decode(errors="replace").strip() or "another process"
         os.close(fd)
         raise MountError(
-            f"{directory} is in use by {holder}; unmount that first, or give this mount its own with {option}"
+            f"{directory} is in use by {holder}; wait for its end or unmount it first, or give this mount its own with {option}"
         ) from None
     _write_owner(fd, owner)
     return fd

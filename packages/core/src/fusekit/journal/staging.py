@@ -50,17 +50,14 @@ class Staging:
         return cls(disk, path, await disk.run(make), size, size)
 
     @classmethod
-    async def kept(cls, disk: Disk, path: Path, size: int, content: bytes | None) -> Staging:
-        """Open a generation that an earlier process froze; ``content`` are its bytes where they are not to be read there.
+    async def kept(cls, disk: Disk, path: Path, size: int) -> Staging:
+        """Open a generation that an earlier process froze.
 
         Raises:
             OSError: they are not all here.
         """
 
         def take() -> int:
-            if content is not None:
-                path.write_bytes(content)
-                path.chmod(0o600)
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             if os.fstat(fd).st_size != size:
                 os.close(fd)

@@ -481,6 +481,20 @@ class Filesystem:
             ):  # nobody waited for the end of its release
                 await self.files.finish(node.file)
 
+    async def flush_below(self, path: str, caller: Caller, *, wait: bool) -> None:
+        """Hurry what was closed and waits at or below ``path``; ``wait`` returns when it is sent, or cannot be for now."""
+        node = self.tree.inodes.root
+        for name in (part for part in path.split("/") if part):
+            node = await self.files.find(node, name, caller)
+        if wait:
+            await self.files.uploads.drain(node)
+        else:
+            self.files.uploads.hurry_below(node)
+
+    def refuse_writers(self) -> None:
+        """Let nobody begin to write any more: the mount is ending. Who has a file open goes on."""
+        self._places.ending = True
+
     def unsent(self) -> list[str]:
         """Return the paths of files with content that the remote side is not known to have."""
         return sorted(self.tree.inodes.path(node) for node in self.tree.inodes if node.file and node.file.unsent)

@@ -117,8 +117,7 @@ class Recovery:
         self._files.uploads.soon(file)
 
     async def _frozen(self, row: Row) -> Frozen:
-        content = await self._journal.content(row.id) if row.inline else None
-        staging = await Staging.kept(self._disk, self._journal.staging_path(row.staging), row.size, content)
+        staging = await Staging.kept(self._disk, self._journal.staging_path(row.staging), row.size)
         unsure = row.state is State.SENDING
         return Frozen(staging, row.key, row.id, 0, row.attributes, unsure=unsure, note=row.note)
 

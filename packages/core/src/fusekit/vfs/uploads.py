@@ -104,6 +104,12 @@ class Uploads:
             care.hopeless = None
             care.hurry.set()
 
+    def hurry_below(self, node: Node) -> None:
+        """Send what waits at or below ``node`` as soon as there are places."""
+        for care in list(self._cared.values()):
+            if self._inodes.below(care.file.node, node):
+                self.hurry(care.file)
+
     async def drain(self, below: Node | None = None) -> None:
         """Return when everything (below a directory) is sent, or failed since with an error that does not pass by itself."""
         hurried: set[_Care] = set()

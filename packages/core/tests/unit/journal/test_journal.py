@@ -152,7 +152,7 @@ async def test_a_generation_takes_the_place_of_another_in_one_step(tmp_path: Pat
     await flushed(journal, first, "f")
     await flushed(journal, second, "f", content=b"z", instead=[first])
     (row,) = await journal.rows()
-    assert (row.id, row.inline, await journal.content(second)) == (second, True, b"z")
+    assert (row.id, row.inline, journal._content(second)) == (second, True, b"z")
     await journal.committed(second, Entry.file("f", version="2"), ())
     assert await journal.rows() == []
     await journal.close()
@@ -195,7 +195,7 @@ async def test_on_a_full_disk_the_journal_still_commits_with_what_was_kept_free(
 
 async def test_who_wants_a_journal_in_use_is_told_who_has_it_and_how_far_it_is(tmp_path: Path) -> None:
     journal = await Journal.open(tmp_path, "the mount of x:")
-    journal.tell("the mount of x:, which is still draining, 3 files")
+    await journal.tell("the mount of x:, which is still draining, 3 files")
     with pytest.raises(MountError, match=r"the mount of x:, which is still draining, 3 files \(pid [0-9]+\)"):
         await Journal.open(tmp_path, "another")
     await journal.close()

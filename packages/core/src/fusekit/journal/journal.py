@@ -27,6 +27,7 @@ from typing import Final, TypeVar
 import attrs
 import trio
 
+from fusekit.disk import make_directory, sync_directory
 from fusekit.errors import BackendError, MountError, NoSpace
 from fusekit.journal import steps
 from fusekit.types import Attributes, Entry, Io, Kind
@@ -157,7 +158,7 @@ class Journal:
 
     @classmethod
     def _open(cls, directory: Path, owner: str, source: str | None) -> Journal:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(directory)
         (directory / "staging").mkdir(exist_ok=True, mode=0o700)
         lock = lock_directory(directory, owner, "--state-dir")
         connection = sqlite3.connect(directory / "journal.db", check_same_thread=False, isolation_level=None)
@@ -174,6 +175,7 @@ class Journal:
             connection.executescript(f"BEGIN; {script} PRAGMA user_version={before + 1}; COMMIT;")
         if source is not None:
             connection.execute("INSERT OR REPLACE INTO facts VALUES ('source', ?)", (source,))
+        sync_directory(directory)  # the names of journal.db and of staging; SQLite sees to those of its other files
         journal = cls(directory, connection, lock)
         journal._synchronous = "FULL"
         journal.left = tuple(journal._rows())

@@ -191,14 +191,14 @@ class Mount:
             self._killed = True
             self._process.kill()
 
-    def wait_killed(self) -> bool:
-        """See to it that the process is dead, and return whether it had killed itself."""
+    def wait_killed(self, *, ended: bool = False) -> bool:
+        """See to it that the process is dead, and return whether it had killed itself; ``ended``: it may have given up."""
         assert self._process is not None
         self.kill()
         status = self._process.wait()
-        if status != -signal.SIGKILL:
+        if status != -signal.SIGKILL and not ended:
             raise MountError(f"the mount ended with status {status} before it was killed")
-        return not self._killed
+        return status == -signal.SIGKILL and not self._killed
 
     def unmount(self) -> bool:
         """Leave the mount as `fusekit unmount` does, wait for the end, and return False where it killed itself."""
@@ -242,14 +242,11 @@ def play(wanted: Round, directory: Path) -> Result:
             disk = stack.enter_context(lossy_disk(directory / "disk", wanted.syncs, wanted.seed))
         mount = Mount(directory, service.source, ["--write", wanted.write], service.environment)
         stack.callback(mount.close)
-        try:
-            if not mount.start(None if wanted.kill_at == "moment" else wanted.kill_at):
-                mount.start()
-        except MountError:
-            if disk is None or not disk.failed:
-                raise
-        service.trouble(wanted.trouble)
-        told, reached = _told_until_killed(mount, wanted, disk)
+        told: dict[str, list[bytes]] = {name: [] for name in WRITERS}
+        reached = False
+        if _mounted(mount, wanted, disk):
+            service.trouble(wanted.trouble)
+            told, reached = _told_until_killed(mount, wanted, disk)
         if disk is not None and wanted.power is not None:
             disk.restore(wanted.power)
             mount.rebooted()
@@ -275,6 +272,18 @@ def play(wanted: Round, directory: Path) -> Result:
             kept=len(kept),
             violations=tuple(violations),
         )
+
+
+def _mounted(mount: Mount, wanted: Round, disk: LossyDisk | None) -> bool:
+    """Mount as the round says, and return False where the disk failed before that was done."""
+    try:
+        if not mount.start(None if wanted.kill_at == "moment" else wanted.kill_at):
+            mount.start()
+    except MountError:
+        if disk is None or not disk.failed:
+            raise
+        return False
+    return True
 
 
 def _told_until_killed(mount: Mount, wanted: Round, disk: LossyDisk | None) -> tuple[dict[str, list[bytes]], bool]:
@@ -310,7 +319,7 @@ def _told_until_killed(mount: Mount, wanted: Round, disk: LossyDisk | None) -> t
                     mount.kill()
         if disk is not None:
             disk.cut()
-        return told, mount.wait_killed()
+        return told, mount.wait_killed(ended=disk is not None)
 
 
 @contextmanager

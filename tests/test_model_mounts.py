@@ -13,9 +13,10 @@ pytestmark = [pytest.mark.fuse, pytest.mark.timeout(300)]
 STEPS = 540
 
 
+@pytest.mark.parametrize("write", ["sync", "async"])
 @pytest.mark.parametrize("service", list(SERVICES))
-def test_several_processes_see_what_the_model_says(tmp_path: Path, service: str) -> None:
-    found = compared(service, "sync", 11, STEPS, 2, tmp_path)
+def test_several_processes_see_what_the_model_says(tmp_path: Path, service: str, write: str) -> None:
+    found = compared(service, write, 11, STEPS, 2, tmp_path)
     assert found.taken == STEPS
     assert found.succeeded > STEPS // 4
 

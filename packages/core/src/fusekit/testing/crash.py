@@ -250,7 +250,8 @@ def play(wanted: Round, directory: Path) -> Result:
         if disk is not None and wanted.power is not None:
             disk.restore(wanted.power)
             mount.rebooted()
-        ledgers = {name: ledger(lines, asynchronous=wanted.write == "async") for name, lines in told.items()}
+        ways = {"asynchronous": wanted.write == "async", "power": wanted.power is not None}
+        ledgers = {name: ledger(lines, **ways) for name, lines in told.items()}
         killed = service.contents()
         violations = [*_judged(ledgers, killed, None, "after the kill")]
         if wanted.again_at is not None and mount.start(wanted.again_at):

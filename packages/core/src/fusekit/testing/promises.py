@@ -23,6 +23,8 @@ rename, unlink, truncate    REMOTE             LOCAL
 - **After the next mount has drained**, it is no older than the last state that was promised at all, or the journal has
   the bytes of such a state under that name.
 - A rename that was tried and not acknowledged has happened or not: its content is under one of the two names.
+- Where the power went as well (``power``), names that were acknowledged as LOCAL, by a rename or a removal, may be the ones
+  before, as on a disk whose directory nobody synced. Contents may not: what was renamed is under one of its names.
 
 A rename brings the older states of the content along: where the service learns of it first, it may show those under
 the new name for a while. An operation that failed, or that the kill interrupted, is in the history without a promise.
@@ -65,18 +67,19 @@ class Violation:
 
 @attrs.define(eq=False)
 class _Rename:
-    """A rename without an acknowledgement: the content, which was promised, and where it may be."""
+    """Renames that may have happened or not: the content, which was promised, and where it may be."""
 
     digest: str
-    names: tuple[str, str]
+    names: tuple[str, ...]
     promise: Promise
 
 
 class Ledger:
-    """What one program tried and was told. ``asynchronous``: under ``--write async``."""
+    """What one program tried and was told. ``asynchronous``: under ``--write async``; ``power``: it went."""
 
-    def __init__(self, *, asynchronous: bool) -> None:
+    def __init__(self, *, asynchronous: bool, power: bool = False) -> None:
         self._asynchronous = asynchronous
+        self._power = power
         self._states: dict[str, list[State]] = {}
         self._renames: list[_Rename] = []
         self._trying: dict[str, Any] | None = None
@@ -115,7 +118,9 @@ class Ledger:
     def _apply(self, tried: Mapping[str, Any], *, acknowledged: bool) -> None:
         moved: Mapping[str, str] = tried["moved"]
         effects: Mapping[str, str | None] = tried["effects"]
-        self._renames = [one for one in self._renames if not effects.keys() & set(one.names)]
+        if self._power and self._asynchronous and tried["call"] in {"rename", "unlink"}:
+            acknowledged = False
+        under_way, self._renames = self._renames, [one for one in self._renames if not effects.keys() & set(one.names)]
         before = {name: self._history(name) for name in {*effects, *moved.values()}}
         for name, digest in effects.items():
             promise = self._promised(tried, name) if acknowledged else Promise.NONE
@@ -125,8 +130,10 @@ class Ledger:
                 last = max(at for at, state in enumerate(source) if state.promise is Promise.REMOTE)
                 older = [attrs.evolve(state, promise=Promise.NONE) for state in source[last:] if state.digest]
                 promised = max((one.promise for one in source if one.digest == digest), default=Promise.NONE)
-                if not acknowledged and digest is not None and promised:
-                    self._renames.append(_Rename(digest, (moved[name], name), promised))
+                on = next((one for one in under_way if one.digest == digest and moved[name] in one.names), None)
+                if not acknowledged and digest is not None and (promised or on):
+                    names = on.names if on is not None else (moved[name],)
+                    self._renames.append(_Rename(digest, (*names, name), promised or (on.promise if on else promised)))
                 history = [*history, *older]
                 promise = min(promise, promised)
             self._states[name] = [*history, State(digest, promise)]
@@ -168,12 +175,12 @@ class Ledger:
             if not any(
                 remote.get(name) == one.digest or one.digest in (kept or {}).get(name, ()) for name in one.names
             ):
-                yield Violation("lost", one.names[0], f"{one.digest} got lost on its way to {one.names[1]}")
+                yield Violation("lost", one.names[0], f"{one.digest} got lost on its way to {one.names[-1]}")
 
 
-def ledger(lines: Iterable[str | bytes], *, asynchronous: bool) -> Ledger:
+def ledger(lines: Iterable[str | bytes], *, asynchronous: bool, power: bool = False) -> Ledger:
     """Return what the lines of one program, which has ended, say."""
-    found = Ledger(asynchronous=asynchronous)
+    found = Ledger(asynchronous=asynchronous, power=power)
     for line in lines:
         found.take(line)
     found.finish()

@@ -21,17 +21,23 @@ Call = tuple[str, Mapping[str, str | None], str | None]
 OK, INTERRUPTED = None, "interrupted"
 
 
-def told(calls: Sequence[Call], *, asynchronous: bool = False, moved: Mapping[str, str] | None = None) -> Ledger:
+def told(
+    calls: Sequence[Call],
+    *,
+    asynchronous: bool = False,
+    power: bool = False,
+    moved: Mapping[str, str] | None = None,
+) -> Ledger:
     """Return the ledger of a program that made ``calls``: what, its effects, and how it ended; "" is an empty content."""
     lines = []
     for number, (call, effects, error) in enumerate(calls):
         facts: dict[str, Any] = {"number": number, "call": call, "effects": effects}
-        facts["moved"] = moved if call == "rename" and moved else {}
+        facts["moved"] = {new: old for new, old in (moved or {}).items() if call == "rename" and new in effects}
         facts["empty"] = [name for name, content in effects.items() if content == ""]
         lines.append(json.dumps(facts))
         if error != INTERRUPTED:
             lines.append(json.dumps({"number": number, "error": error}))
-    return ledger(lines, asynchronous=asynchronous)
+    return ledger(lines, asynchronous=asynchronous, power=power)
 
 
 def broken(made: Ledger, remote: Mapping[str, str], kept: Mapping[str, set[str]] | None = None) -> list[str]:
@@ -112,6 +118,31 @@ def test_an_interrupted_rename_leaves_the_content_under_one_of_the_names() -> No
     made = told([("close", {"a": "one"}, OK), ("rename", {"b": "one", "a": None}, INTERRUPTED)], moved={"b": "a"})
     assert broken(made, {"a": "one"}) == broken(made, {"b": "one"}) == []
     assert broken(made, {}) == ["lost a"]
+
+
+MOVED: Sequence[Call] = [
+    ("close", {"a": "one"}, OK),
+    ("rename", {"b": "one", "a": None}, OK),
+    ("rename", {"c": "one", "b": None}, OK),
+]
+WAY = {"b": "a", "c": "b"}
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_the_power_may_take_renames_and_not_the_content(name: str) -> None:
+    made = told(MOVED, asynchronous=True, power=True, moved=WAY)
+    assert broken(made, {name: "one"}, {}) == []
+    assert broken(made, {}, {}) == ["lost a"]
+
+
+def test_a_kill_alone_takes_no_rename() -> None:
+    made = told(MOVED, asynchronous=True, moved=WAY)
+    assert broken(made, {"c": "one"}, {}) == []
+    assert broken(made, {"a": "one"}, {}) == ["lost a", "lost c"]
+
+
+def test_the_power_takes_no_rename_from_the_service() -> None:
+    assert broken(told(MOVED, power=True, moved=WAY), {"a": "one"}, {}) == ["lost a", "lost c"]
 
 
 def test_the_writer_tells_what_is_in_its_files(tmp_path: Path) -> None:

@@ -121,3 +121,11 @@ def test_a_rename_that_leaves_both_names_is_a_difference(tmp_path: Path) -> None
 
     with pytest.raises(Difference):
         compared(Failed(tmp_path, "rename", how), CREATE, WRITE, CLOSE, Step("rename", ("a", "b")))
+
+
+def test_an_empty_directory_that_was_to_be_replaced_may_be_gone(tmp_path: Path) -> None:
+    def how(subject: OsSubject, root: Path) -> None:
+        (root / "b").rmdir()
+
+    made = (Step("mkdir", ("a", 0o755)), Step("mkdir", ("b", 0o755)), Step("rename", ("a", "b")))
+    assert compared(Failed(tmp_path, "rename", how), *made).tally.cleared == 1

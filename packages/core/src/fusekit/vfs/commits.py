@@ -352,7 +352,9 @@ class Commits:
                 await self._journal.remove(frozen.row)
             else:
                 assert file.entry is not None, "it was just sent"
-                await self._journal.committed(frozen.row, file.entry, [newer.row for newer in file.acknowledged])
+                # One that is just being acknowledged (the row that the file has now) was told what to replace before this.
+                newer = {one.row for one in file.acknowledged} | ({file.row} if file.row is not None else set())
+                await self._journal.committed(frozen.row, file.entry, sorted(newer - {frozen.row}))
             await self._journal.drop(older)
             if not frozen.staging.mixed:
                 await self.kept.replaced(file.caller.principal, path, by=frozen.row)

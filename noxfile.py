@@ -107,6 +107,7 @@ def model(session: nox.Session) -> None:
     """20,000 random operations on real mounts, compared with the model; then the same while the service fails."""
     install_workspace(session)
     session.run("python", "tests/proof/model.py", *session.posargs)
+    session.run("python", "tests/proof/model.py", "--trouble", *session.posargs)
 
 
 @nox.session

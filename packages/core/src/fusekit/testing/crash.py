@@ -9,8 +9,8 @@ How a mount dies: ``moment`` (SIGKILL when so many lines were told, so in the mi
 kills itself when it comes to a step of `fusekit.journal.steps` for the n-th time; where it never does, as a moment).
 Half of the mounts that recover are killed at a step as well, and the next one has to.
 
-In some rounds the power goes as well (``power``, one of the ways of `fusekit.testing.lossy_disk`): state and cache are on a disk that
-forgets what was not synced, and it fails at the n-th fsync, or when the mount is killed.
+In some rounds the power goes as well (``power``, one of the ways of `fusekit.testing.lossy_disk`): state and cache are on a disk
+that forgets what was not synced, and it fails at the n-th fsync, or when the mount is killed.
 """
 
 from __future__ import annotations

@@ -21,17 +21,23 @@ async def test_what_is_acknowledged_while_an_older_one_arrives_replaces_that(
         await setup.make("f", b"first")
         journal = setup.volume.journal
         real, noted, go_on = journal.flushed, trio.Event(), trio.Event()
+        forget, settled = journal.committed, trio.Event()
 
         async def flushed(*arguments: Any, **named: Any) -> None:
             await real(*arguments, **named)
             noted.set()
             await go_on.wait()  # its row is in the journal, and the program does not know yet
 
+        async def committed(*arguments: Any) -> None:
+            await forget(*arguments)
+            settled.set()
+
         arrived = setup.recorder.after = Held("write")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(setup.fs.files.uploads.drain)
             await arrived.reached.wait()
             monkeypatch.setattr(journal, "flushed", flushed)
+            monkeypatch.setattr(journal, "committed", committed)
             attr = await setup.fs.lookup(ROOT, "f", ME)
             again = await setup.fs.open(attr.ino, os.O_WRONLY | os.O_TRUNC, ME)
             await setup.fs.write(again.handle, 0, b"second")
@@ -39,11 +45,11 @@ async def test_what_is_acknowledged_while_an_older_one_arrives_replaces_that(
             await noted.wait()
             arrived.go_on.set()
             first = (await setup.there())["f"]
-            while len(rows := await journal.rows()) != 1:
-                await trio.sleep(0)
-            assert rows[0].replacing is not None
-            assert rows[0].replacing.version == first.version
+            await settled.wait()
+            (row,) = await journal.rows()
             go_on.set()
+        assert row.replacing is not None
+        assert row.replacing.version == first.version
         await setup.fs.release(again.handle)
         await setup.fs.files.uploads.drain()
         assert await setup.content("f") == b"second"

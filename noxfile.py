@@ -96,6 +96,21 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def crash(session: nox.Session) -> None:
+    """500 rounds in which a mount is killed and promises are checked; arguments after ``--`` are those of the script."""
+    install_workspace(session)
+    session.run("python", "tests/proof/crash.py", *session.posargs)
+
+
+@nox.session
+def model(session: nox.Session) -> None:
+    """20,000 random operations on real mounts, compared with the model; then the same while the service fails."""
+    install_workspace(session)
+    session.run("python", "tests/proof/model.py", *session.posargs)
+    session.run("python", "tests/proof/model.py", "--trouble", *session.posargs)
+
+
+@nox.session
 def changelog(session: nox.Session) -> None:
     """The fragments of changelog.d as the next section of CHANGELOG.md; ``-- --draft`` only shows it."""
     install_pinned(session)

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import attrs
@@ -90,7 +90,7 @@ class Workload:
     ``more`` are those that ``--quick`` leaves out unless they are asked for by name.
     """
 
-    run: Callable[[Bench], Measured]
+    run: Callable[[Any], Measured]  # of what its script prepares, a `Bench` or another
     targets: tuple[Target, ...] = ()
     more: bool = False
 

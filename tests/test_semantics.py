@@ -1,4 +1,4 @@
-"""What docs/SEMANTICS.md promises is tested: each claim names tests that are there, and its tables are those of the code."""
+"""What docs/SEMANTICS.md and docs/explanation/promises.md promise is tested: claims name tests, and tables are the code's."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from fusekit_databricks.backend import DatabricksBackend
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/SEMANTICS.md").read_text()
+PROMISES = (ROOT / "docs/explanation/promises.md").read_text()
 TESTS = re.compile(r"`tests: ([^`]*)`$")
 
 # Where tests are: modules that pytest collects, and the parts of the suites that backends inherit.
@@ -86,6 +87,9 @@ def missing(named: str) -> str | None:
 
 
 CLAIMS = list(claims(PAGE))
+PROMISED = list(claims(PROMISES))
+# Paragraphs of the second page that set a scene and promise nothing.
+SCENES = {"The process of the mount can end at any", "Three machines look for a counterexampl"}
 
 
 def test_every_claim_names_the_tests_that_show_it() -> None:
@@ -93,8 +97,13 @@ def test_every_claim_names_the_tests_that_show_it() -> None:
     assert [one.text for one in CLAIMS if not one.tests] == []
 
 
+def test_every_promise_names_the_tests_that_hold_it() -> None:
+    assert len(PROMISED) > 20
+    assert {one.text[:39] for one in PROMISED if not one.tests} == SCENES
+
+
 def test_every_test_that_is_named_is_there() -> None:
-    named = {test for one in CLAIMS for test in one.tests}
+    named = {test for one in [*CLAIMS, *PROMISED] for test in one.tests}
     assert sorted(filter(None, map(missing, named))) == []
 
 

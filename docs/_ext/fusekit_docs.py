@@ -38,14 +38,15 @@ class CommandHelp(SphinxDirective):
     """What ``fusekit COMMAND --help`` prints."""
 
     required_arguments = 1
+    final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
         """Return the text as it is, 100 columns wide."""
-        group: Any = typer.main.get_command(program)
-        name = self.arguments[0]
-        context = group.make_context("fusekit", [name], resilient_parsing=True)
-        command = group.get_command(context, name)
-        context = command.context_class(command, parent=context, info_name=name, terminal_width=100, color=False)
+        command: Any = typer.main.get_command(program)
+        context = command.make_context("fusekit", self.arguments, resilient_parsing=True)
+        for name in self.arguments[0].split():
+            command = command.get_command(context, name)
+            context = command.context_class(command, parent=context, info_name=name, terminal_width=100, color=False)
         return [nodes.literal_block(text=command.get_help(context), language="text")]
 
 

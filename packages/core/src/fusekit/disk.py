@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 
 import trio
@@ -115,3 +116,11 @@ def sync_directory(path: str | os.PathLike[str]) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def make_directory(path: Path) -> None:
+    """Make ``path``, private, and what is missing above it, so that a power loss takes none of it."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for one in {path, *missing}:  # also one that a run made which ended before it had synced this
+        sync_directory(one.parent)

@@ -29,7 +29,16 @@ class Write(enum.Enum):
     """When ``close`` and ``fsync`` return; off is a read-only mount."""
 
     SYNC = "sync"
+    ASYNC = "async"
     OFF = "off"
+
+
+class OnConflict(enum.Enum):
+    """What becomes of a file that somebody else changed since it was opened here."""
+
+    FAIL = "fail"
+    KEEP_BOTH = "keep-both"
+    OVERWRITE = "overwrite"
 
 
 class KeepAttributes(enum.Enum):
@@ -66,7 +75,16 @@ class Settings:
         converter=attrs.converters.optional(parse_duration),
         help="how long names and attributes are believed (5s; relaxed: 5min)",
     )
-    write: Write = option(default=Write.SYNC, converter=Write, help="sync, or off for a read-only mount")
+    write: Write = option(
+        default=Write.SYNC,
+        converter=Write,
+        help="when close returns: sync (the service has the file), async (it is safe on this disk); off: read-only",
+    )
+    on_conflict: OnConflict | None = option(
+        default=None,
+        converter=attrs.converters.optional(OnConflict),
+        help="where somebody else changed the file meanwhile: fail (default), keep-both (default of async) or overwrite",
+    )
     attributes: KeepAttributes = option(
         default=KeepAttributes.LOCAL,
         converter=KeepAttributes,
@@ -134,6 +152,13 @@ class Settings:
     ca_file: Path | None = option(
         default=None, converter=attrs.converters.optional(Path), help="certificates to trust besides the system's"
     )
+
+    @property
+    def conflicts(self) -> OnConflict:
+        """Return what becomes of conflicts, by write mode where nothing was said."""
+        if self.on_conflict is not None:
+            return self.on_conflict
+        return OnConflict.KEEP_BOTH if self.write is Write.ASYNC else OnConflict.FAIL
 
     @property
     def ttl(self) -> float:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 import trio
@@ -28,12 +28,12 @@ from fusekit.config import LayerChoice, Source
 from fusekit.config import identity as identity_of
 from fusekit.disk import Disk
 from fusekit.errors import FusekitError, MountError, PluginError
-from fusekit.journal.journal import Journal, State
+from fusekit.journal.journal import Journal, Row, State
 from fusekit.metrics import Metrics
 from fusekit.plugins import manager
 from fusekit.plugins.sources import resolve
 from fusekit.plugins.specs import OPERATIONS, Hooks
-from fusekit.settings import Settings
+from fusekit.settings import Settings, Write
 from fusekit.transfer.calls import Calls
 from fusekit.transfer.limits import Limits
 from fusekit.types import Auth, Caller, Entry, Explain, Http, Mount
@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# How often who waits for the end of a mount, to take its place, can read how far that is.
+TELL_INTERVAL_S: Final = 0.5
+
 Invalidate = Callable[[int, str | None], None]
 
 
@@ -84,6 +88,37 @@ class Volume:
         """Return the mounting user as a caller."""
         return Caller(os.getuid(), os.getgid(), os.getpid(), self.mount.principal)
 
+    async def drain(self) -> None:
+        """Send what can be sent, and tell whoever wants the same store meanwhile how much that still is."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell_rest)
+            await self.filesystem.drain()
+            nursery.cancel_scope.cancel()
+
+    async def _tell_rest(self) -> None:
+        while left := len(self.filesystem.unsent()):
+            await self.journal.tell(
+                f"the mount of {self.source}, which is still draining, {left} file{'' if left == 1 else 's'}"
+            )
+            await trio.sleep(TELL_INTERVAL_S)
+
+    async def flush(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer `fusekit flush`: hurry what waits below a path of the mount, and tell what is left."""
+        below = str(request.get("below", "/"))
+        await self.filesystem.flush_below(below, self.me, wait=bool(request.get("wait")))
+        within = f"{below.rstrip('/')}/"
+        return {"left": [path for path in self.filesystem.unsent() if f"{path}/".startswith(within)]}
+
+    async def retry(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer `fusekit journal retry`."""
+        await self.filesystem.recovery.retry([int(row) for row in request["rows"]], self.me)
+        return {}
+
+    async def discard(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer `fusekit journal discard`."""
+        await self.filesystem.recovery.discard([int(row) for row in request["rows"]], self.me)
+        return {}
+
     async def status(self) -> dict[str, Any]:
         """Return what `fusekit status` shows, as plain values."""
         rows = await self.journal.rows()
@@ -96,16 +131,10 @@ class Volume:
             "consistency": self.settings.consistency.value,
             "unsent": self.filesystem.unsent(),
             "failed": self.filesystem.files.commits.kept.failures(),
-            "journal": [
-                {
-                    "path": row.path,
-                    "state": row.state.value,
-                    "size": row.size,
-                    "error": row.error,
-                    "staging": str(self.journal.staging_path(row.staging)),
-                }
-                for row in rows
-            ],
+            "journal": [described(row, self.journal) for row in rows],
+            "store": self.identity,
+            "journal_directory": str(self.journal.directory),
+            "waiting_bytes": sum(row.size for row in rows if row.state in {State.FLUSHED, State.SENDING}),
             "handles": len(self.filesystem.handles),
             "inodes": len(self.filesystem.tree.inodes),
             "hosts": self.mount.hosts(),
@@ -129,6 +158,20 @@ class Volume:
             "long_directories": self.filesystem.tree.listings.long_directories,
             "kernel": self.kernel,
         }
+
+
+def described(row: Row, journal: Journal) -> dict[str, Any]:
+    """Return what is told of a row of the journal, as plain values."""
+    return {
+        "id": row.id,
+        "path": row.path,
+        "state": row.state.value,
+        "size": row.size,
+        "error": row.error,
+        "whole": row.whole,
+        "changed": row.updated_ns / 1e9,
+        "staging": str(journal.staging_path(row.staging)),
+    }
 
 
 class VolumeMount:
@@ -221,6 +264,8 @@ async def open_stack(
     make: Callable[[Mount], manager.Stack], source: str, settings: Settings, *, private: bool = False
 ) -> AsyncIterator[Volume]:
     """As `open_volume`, for a backend that ``make`` makes (a test's, or one without an entry point)."""
+    if private and settings.write is Write.ASYNC:
+        settings = attrs.evolve(settings, write=Write.SYNC)  # its journal ends with the command
     mount = VolumeMount(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(mount.aclose)
@@ -239,7 +284,7 @@ async def open_stack(
         calls = Calls(built.hooks, settings, volume.metrics)
         disk = Disk()
         owner = f"the mount of {source}"
-        volume.journal = await _opened(Journal.open(state_dir, owner), state_dir)
+        volume.journal = await _opened(Journal.open(state_dir, owner, source=source), state_dir)
         stack.push_async_callback(volume.journal.close)
         opening = open_blocks(cache_dir, owner, calls, disk, settings)
         volume.blocks = await _opened(stack.enter_async_context(opening), cache_dir or state_dir)
@@ -256,12 +301,14 @@ async def open_stack(
             mount.principal = caller.principal
             await volume.filesystem.start(caller)
         volume.paths = Paths(volume.filesystem, caller)
+        if settings.write is not Write.OFF:
+            await volume.filesystem.recover(caller)
         await _report_left(volume)
         try:
             yield volume
         finally:
             with trio.CancelScope(shield=True, deadline=volume.end_by()):
-                await volume.filesystem.drain()
+                await volume.drain()
 
 
 def _stack(source: Source, settings: Settings, mount: Mount) -> manager.Stack:
@@ -302,7 +349,10 @@ async def _opened(opening: Awaitable[T], directory: Path) -> T:
 
 async def _report_left(volume: Volume) -> None:
     """Say what an earlier run left unsent; it is kept until the user decides."""
-    rows = await volume.journal.rows()
-    for row in rows:
+    going_on = {State.FLUSHED, State.SENDING} if volume.settings.write is not Write.OFF else set()
+    for row in await volume.journal.rows():
+        if row.state in going_on:
+            logger.info("%s was not sent when the last mount ended, and is on its way", row.path)
+            continue
         what = "was not closed" if row.state is State.OPEN else "was not sent"
         logger.warning("%s %s when the last mount ended; its bytes are kept in %s", row.path, what, row.staging)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from fusekit import __version__
-from fusekit.cli import backends, cat, cp, emulate, info, ls, mount, rm, stat, status, unmount
+from fusekit.cli import backends, cat, cp, emulate, flush, info, journal, ls, mount, rm, stat, status, unmount
 from fusekit.cli.options import Debug
 from fusekit.cli.output import open_streams, report
 
@@ -43,8 +43,9 @@ def program(
     """Hold what comes before the command; the callbacks of the options do the rest."""
 
 
-for _module in (mount, unmount, status, info, backends, ls, stat, cat, cp, rm, emulate):
+for _module in (mount, unmount, flush, status, info, backends, ls, stat, cat, cp, rm, emulate):
     app.command(_module.__name__.rpartition(".")[2], help=_module.HELP)(_module.command)
+app.add_typer(journal.app, name="journal")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

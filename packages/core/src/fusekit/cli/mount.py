@@ -62,7 +62,13 @@ def command(
         str | None, typer.Option(metavar="MODE", help="strict, close-to-open (default), relaxed or snapshot.")
     ] = None,
     ttl: Annotated[str | None, typer.Option(metavar="TIME", help="How long names and attributes are believed.")] = None,
-    write: Annotated[str | None, typer.Option(metavar="MODE", help="sync (default), or off.")] = None,
+    write: Annotated[str | None, typer.Option(metavar="MODE", help="sync (default), async or off.")] = None,
+    on_conflict: Annotated[
+        str | None, typer.Option(metavar="HOW", help="fail (default), keep-both (default of async) or overwrite.")
+    ] = None,
+    drain_timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long the end waits for uploads (60s).")
+    ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="As --write off.")] = False,
     uid: Annotated[str | None, typer.Option(metavar="UID", help="Owner shown where the service names none.")] = None,
     gid: Annotated[str | None, typer.Option(metavar="GID", help="Group shown where the service names none.")] = None,
@@ -97,6 +103,8 @@ def command(
         "consistency": consistency,
         "ttl": ttl,
         "write": _write_mode(write, read_only=read_only),
+        "on_conflict": on_conflict,
+        "drain_timeout": drain_timeout,
         "uid": uid,
         "gid": gid,
         "umask": umask,
@@ -209,7 +217,8 @@ async def _run(request: Request, target: Path, wanted: MountOptions, ready: Call
         async def info() -> dict[str, Any]:
             return {**facts, **describe(request), **volume.info()}
 
-        control = Control(status, info, stopping.set)
+        actions = {"flush": volume.flush, "retry": volume.retry, "discard": volume.discard}
+        control = Control(status, info, stopping.set, actions)
         async with trio.open_nursery() as nursery, control.listening(sockets, target):
             nursery.start_soon(_stop_at_signal, stopping)
             await serve(volume, target, options=wanted.fuse, ready=ready, stopping=stopping)

@@ -72,11 +72,15 @@ def _show(status: dict[str, Any], *, full: bool) -> None:
     tell(
         f"  not sent: {len(status['unsent'])}, in the journal: {len(status['journal'])}, failed: {len(status['failed'])}"
     )
+    if status.get("waiting_bytes"):
+        tell(f"  waiting to be sent: {size_text(status['waiting_bytes'])}")
     tell(f"  cache: {size_text(status['cache_bytes'])}, open files: {status['handles']}, inodes: {status['inodes']}")
     tell(f"  requests: {sum(status['calls'].values())}, of them failed: {errors}")
     unsent = set(status["unsent"])
     for row in status["journal"]:
-        if row["state"] == "failed" or row["path"] not in unsent:
+        if row["error"] and row["path"] in unsent:
+            tell(f"  not sent yet: {printable(row['path'])}: {printable(row['error'])}")
+        elif row["state"] == "failed" or row["path"] not in unsent:
             why = row["error"] or "an earlier mount ended before it was sent"
             tell(f"  failed: {printable(row['path'])}: {printable(why)}")
             tell(f"    its {size_text(row['size'])} are kept in {printable(row['staging'])}")

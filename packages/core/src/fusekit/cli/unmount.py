@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fusekit.cli.options import Debug
-from fusekit.cli.output import complain, give_up, not_sent, printable, say, tell_left
+from fusekit.cli.output import complain, give_up, not_sent, say, tell_left
+from fusekit.cli.progress import Progress
 from fusekit.control import client
 from fusekit.control.registry import Endpoint, endpoints, runtime_directory
 from fusekit.errors import MountError
@@ -66,7 +66,7 @@ def _unmount(directory: Path, target: Path, timeout_s: float | None) -> None:
     using = mounts.users(target)
     if using:
         raise MountError(f"{directory} is in use by {', '.join(using[:5])}; close them, or add --abandon")
-    progress = _Progress()
+    progress = Progress()
     result: dict[str, Any] | None = None
     serving: Endpoint | None = None
     for serving in reversed(endpoints(runtime_directory(), target)):
@@ -100,26 +100,3 @@ def _unmount(directory: Path, target: Path, timeout_s: float | None) -> None:
 def _list(files: list[str]) -> None:
     for name in files:
         complain(f"not sent: {name}")
-
-
-class _Progress:
-    """One line on a terminal that says how many files are still to be sent."""
-
-    def __init__(self) -> None:
-        self.unsent: list[str] = []
-        self.seen = False
-        self._width = 0
-
-    def show(self, status: dict[str, Any]) -> None:
-        self.seen = True
-        # Together with what failed: it is not sent either.
-        waiting = {*status.get("unsent", ()), *(row["path"] for row in status.get("journal", ()))}
-        self.unsent = sorted(waiting)
-        if sys.stderr.isatty() and self.unsent:
-            text = printable(f"sending {len(self.unsent)} files: {self.unsent[0]}")[:79]
-            print(f"\r{text.ljust(self._width)}", end="", file=sys.stderr, flush=True)
-            self._width = len(text)
-
-    def end(self) -> None:
-        if self._width:
-            print(f"\r{' ' * self._width}\r", end="", file=sys.stderr, flush=True)

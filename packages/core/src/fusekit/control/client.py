@@ -38,8 +38,11 @@ def ask(
     *,
     timeout_s: float | None = 10.0,
     progress: Callable[[dict[str, Any]], None] | None = None,
+    **more: Any,
 ) -> dict[str, Any] | None:
     """Return the answer to ``do``, or None where the process is gone; ``timeout_s`` bounds the whole of it.
+
+    ``more`` are further keys of the request.
 
     Raises:
         NotAnswered: not in time. MountError: the process refused.
@@ -49,7 +52,7 @@ def ask(
         return None
     with connection:
         try:
-            connection.sendall(json.dumps({"do": do}).encode() + b"\n")
+            connection.sendall(json.dumps({"do": do, **more}).encode() + b"\n")
         except ConnectionError:  # it ended between our connecting and asking
             return None
         for line in _lines(connection, timeout_s, one):

@@ -1,8 +1,8 @@
 """The control socket of a mount: status, info and the request to end, as lines of JSON.
 
 Control layer; runs in the mount process beside the FUSE session. Only the user who mounted can connect: the socket
-is 0600 in a 0700 directory. A request is ``{"do": "status"}``; the answer ``{"ok": true, "result": …}`` or
-``{"ok": false, "error": "…"}``, and while an unmount drains ``{"progress": …}`` before it.
+is 0600 in a 0700 directory. A request is ``{"do": "status"}``, with more keys for some; the answer
+``{"ok": true, "result": …}`` or ``{"ok": false, "error": "…"}``, and while something drains ``{"progress": …}`` before it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ import attrs
 import trio
 
 from fusekit.control.registry import endpoint, short_path
+from fusekit.errors import FusekitError
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,15 @@ GOODBYE_TIMEOUT_S: Final = 2.0
 
 @attrs.define(eq=False)
 class Control:
-    """What a mount answers on its socket. ``stop`` is called once somebody asks for the end."""
+    """What a mount answers on its socket.
+
+    ``stop`` is called once somebody asks for the end. ``actions`` are other things to do, by name; each gets the request.
+    """
 
     status: Callable[[], Awaitable[dict[str, Any]]]
     info: Callable[[], Awaitable[dict[str, Any]]]
     stop: Callable[[], None]
+    actions: Mapping[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = attrs.field(factory=dict)
     _ended: trio.Event = attrs.field(factory=trio.Event, init=False)
     _result: dict[str, Any] = attrs.field(factory=dict, init=False)
     _waiting: int = attrs.field(default=0, init=False)
@@ -86,14 +91,43 @@ class Control:
             elif do == "unmount":
                 await self._end(stream)
                 return
+            elif isinstance(do, str) and do in self.actions:
+                answer = {"ok": True, "result": await self._act(stream, self.actions[do], request)}
             else:
                 answer = {"ok": False, "error": 'a request is one line such as {"do": "status"}'}
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise
+        except FusekitError as error:
+            answer = {"ok": False, "error": str(error)}
         except Exception as error:  # who asks must not be able to end the mount
             logger.exception("the control socket cannot answer %r", do)
             answer = {"ok": False, "error": f"{type(error).__name__}: {error}"}
         await _send(stream, answer)
+
+    async def _act(
+        self, stream: trio.SocketStream, action: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]],
+        request: dict[str, Any],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Return what ``action`` does, and report while it takes long; it ends with who asked for it."""
+        result: dict[str, Any] = {}
+        failed: BaseException | None = None
+
+        async def act() -> None:
+            nonlocal result, failed
+            try:
+                result = await action(request)
+            except Exception as error:  # noqa: BLE001 - raised below; a nursery would put it into a group
+                failed = error
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(act)
+            while True:
+                await trio.sleep(PROGRESS_INTERVAL_S)
+                await _send(stream, {"progress": await self.status()})
+        if failed is not None:
+            raise failed
+        return result
 
     async def _end(self, stream: trio.SocketStream) -> None:
         """Ask for the end and report until it came; `finish` waits for the last line of this."""

@@ -112,7 +112,7 @@ async def _serve(
         filesystem.tree.kernel = None
         pyfuse3.close(unmount=not unmounted)
         with trio.CancelScope(shield=True, deadline=volume.end_by()):
-            await filesystem.drain()
+            await volume.drain()
     return len(await volume.journal.rows())
 
 
@@ -133,6 +133,7 @@ async def _stop(volume: Volume, mountpoint: Path, stopping: trio.Event, serving:
     """Wait for the word, send what is dirty, and take the mount away; a busy one is detached."""
     await stopping.wait()
     ends = volume.end_by()
+    volume.filesystem.refuse_writers()
     with trio.CancelScope(deadline=ends):
         await volume.filesystem.send_all()
     if mounted_at(mountpoint) is not None:  # else it was taken away meanwhile

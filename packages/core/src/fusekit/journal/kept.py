@@ -23,7 +23,8 @@ from collections.abc import Iterable
 import attrs
 import trio
 
-from fusekit.journal.journal import Journal
+from fusekit.journal import steps
+from fusekit.journal.journal import Journal, Row
 
 
 @attrs.define(eq=False)
@@ -68,6 +69,10 @@ class Kept:
     def reason(self, path: str) -> str | None:
         """Return why what was last written to ``path`` was not stored, None where it was."""
         return self.failures().get(path) if self._rows else None
+
+    def left(self, row: Row, reason: str) -> None:
+        """Keep ``row`` of an earlier run, which cannot go on for ``reason``."""
+        self._rows[row.id] = _Kept(row.principal, row.path, row.directory, reason, closed=True)
 
     def failed(self, row: int, principal: str, path: str, reason: str) -> None:
         """Keep ``row``, which an open file goes on with."""
@@ -115,6 +120,7 @@ class Kept:
                 kept.directory = move.new_ref + kept.directory[len(move.ref) :]
             kept.path = move.new_path + kept.path[len(move.path) :]
         await self._store(found)
+        steps.reached("rows-moved")
 
     async def _store(self, rows: Iterable[int]) -> None:
         """Write the places of ``rows`` as they are now: one writer at a time, so that the last word is the last one."""

@@ -9,6 +9,7 @@ one generation: uploads read only frozen ones, and the next write goes to a copy
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -47,6 +48,26 @@ class Staging:
             return fd
 
         return cls(disk, path, await disk.run(make), size, size)
+
+    @classmethod
+    async def kept(cls, disk: Disk, path: Path, size: int) -> Staging:
+        """Open a generation that an earlier process froze.
+
+        Raises:
+            OSError: they are not all here.
+        """
+
+        def take() -> int:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            if os.fstat(fd).st_size != size:
+                os.close(fd)
+                raise OSError(errno.EIO, "the bytes that were kept are not all here")
+            return fd
+
+        found = cls(disk, path, await disk.run(take), size, 0)
+        found.present.add(0, size)
+        found.frozen = True
+        return found
 
     async def thaw(self, path: Path) -> Staging:
         """Return an unfrozen copy of this generation at ``path``."""

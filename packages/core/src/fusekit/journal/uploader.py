@@ -16,6 +16,7 @@ from fusekit.errors import BackendError, Exists, NotFound, Stale
 from fusekit.journal.journal import Journal
 from fusekit.journal.staging import Staging
 from fusekit.transfer.calls import Calls
+from fusekit.transfer.retry import RETRIABLE
 from fusekit.types import Attributes, Caller, Entry, Kind, Part
 
 logger = logging.getLogger(__name__)
@@ -119,22 +120,41 @@ class Uploader:
         """
         capabilities = self._calls.capabilities(directory)
         if replacing is not None and not capabilities.guarded:
-            replacing = await self._still(directory, name, replacing, caller)
+            try:
+                replacing = await self._still(directory, name, replacing, caller)
+            except Stale as error:
+                # A crash, or an answer that was lost for good: then what is in the way is what an earlier attempt sent.
+                return await self._ours(directory, name, replacing, generation, error, caller)
         await self._journal.sending(generation.row)
 
         async def settle() -> Entry | None:
             generation.rewind()
-            return await self._arrived(directory, name, replacing, generation, caller)
+            try:
+                return await self._arrived(directory, name, replacing, generation, caller)
+            except RETRIABLE:
+                return None  # then the repeat meets it
 
         try:
             return await self._calls.write(directory, name, replacing, generation, caller, settle)
         except (Exists, Stale) as error:
             # After a lost answer the repeat finds its own file in the way.
-            arrived = await self._arrived(directory, name, replacing, generation, caller)
-            if arrived is None:
-                raise
-            logger.info("%s: taken for our own commit, its bytes are the same (%s)", name, error)
-            return arrived
+            return await self._ours(directory, name, replacing, generation, error, caller)
+
+    async def _ours(
+        self,
+        directory: Entry,
+        name: str,
+        replacing: Entry | None,
+        generation: Generation,
+        error: BackendError,
+        caller: Caller,
+    ) -> Entry:
+        """Return what is in the way of ``generation`` if that is the generation itself, else raise ``error``."""
+        arrived = await self._arrived(directory, name, replacing, generation, caller)
+        if arrived is None:
+            raise error
+        logger.info("%s: taken for our own commit, its bytes are the same (%s)", name, error)
+        return arrived
 
     async def _still(self, directory: Entry, name: str, replacing: Entry, caller: Caller) -> Entry | None:
         """Return what is there if it is what was to be replaced; None where it is gone, which a create answers."""
@@ -149,7 +169,11 @@ class Uploader:
     async def _arrived(
         self, directory: Entry, name: str, replacing: Entry | None, generation: Generation, caller: Caller
     ) -> Entry | None:
-        """Return the entry at ``name`` if it holds exactly the bytes of ``generation`` and is not what was replaced."""
+        """Return the entry at ``name`` if it holds exactly the bytes of ``generation`` and is not what was replaced.
+
+        Raises:
+            Throttled, Unavailable, TimedOut: it could not be looked at, so nobody knows.
+        """
         try:
             found = await self._calls.find(directory, name, None, caller)
             if found.kind is not Kind.FILE or found.size != generation.size:
@@ -160,6 +184,8 @@ class Uploader:
                 return None
             compare = _Compare(generation.staging)
             await self._calls.read(found.within(directory), 0, found.size, compare, caller)
+        except RETRIABLE:
+            raise  # nobody knows: to say no would make a conflict of our own commit
         except BackendError:
             return None
         return found if compare.equal else None

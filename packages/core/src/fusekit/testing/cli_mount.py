@@ -114,8 +114,7 @@ def cli_mount(
     """
     mountpoint = directory / "mnt"
     mountpoint.mkdir(parents=True)
-    surroundings = _surroundings(directory, environment or {})
-    there = CliMount(source, real_path(mountpoint), directory / "mount.log", surroundings)
+    there = CliMount(source, real_path(mountpoint), directory / "mount.log", surroundings(directory, environment or {}))
     try:
         done = there.fusekit("mount", *arguments, "--log-file", str(there.log), "--", source, str(mountpoint))
         if done.returncode != 0:
@@ -129,7 +128,8 @@ def cli_mount(
         print(f"--- log of {source}\n{there.told()}---", file=sys.stderr)
 
 
-def _surroundings(directory: Path, more: Mapping[str, str]) -> dict[str, str]:
+def surroundings(directory: Path, more: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which a mount finds nothing of the user's, and make the directories that it names."""
     home = directory / "home"
     home.mkdir()
     (directory / "run").mkdir(mode=0o700)

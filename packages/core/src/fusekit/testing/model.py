@@ -103,15 +103,19 @@ def fail(number: int) -> NoReturn:
 
 
 @attrs.define(eq=False)
-class _Inode:
+class Inode:
+    """A file, directory or symbolic link of the model."""
+
     kind: str
     mode: int
     data: bytearray = attrs.field(factory=bytearray)
-    children: dict[str, _Inode] = attrs.field(factory=dict)
+    children: dict[str, Inode] = attrs.field(factory=dict)
     target: str = ""
     xattrs: dict[str, bytes] = attrs.field(factory=dict)
     nlink: int = 1
     mtime_ns: int | None = None  # None: the time of the call that changed it last
+    # What somebody behind the filesystem may have of a file, for who compares under faults: contents, None for no file.
+    stored: list[bytes | None] = attrs.field(factory=lambda: [None])
 
     @property
     def is_directory(self) -> bool:
@@ -124,7 +128,7 @@ class _Inode:
 
 @attrs.define(eq=False)
 class _Open:
-    inode: _Inode
+    inode: Inode
     flags: int
     position: int = 0
 
@@ -133,9 +137,9 @@ class _Open:
 class _Found:
     """Where a path leads: the directory of its last name, that name, and what has it."""
 
-    parent: _Inode
+    parent: Inode
     name: str
-    inode: _Inode | None
+    inode: Inode | None
 
 
 class Model:
@@ -143,7 +147,7 @@ class Model:
 
     def __init__(self, umask: int | None = None) -> None:
         self._umask = process_umask() if umask is None else umask
-        self._root = _Inode("directory", 0o755)
+        self._root = Inode("directory", 0o755)
         self._slots: dict[int, _Open] = {}
 
     def open(self, slot: int, path: str, flags: int, mode: int) -> None:
@@ -154,7 +158,7 @@ class Model:
         if inode is None:
             if not flags & os.O_CREAT:
                 fail(errno.ENOENT)
-            inode = _Inode("file", mode & ~self._umask)
+            inode = Inode("file", mode & ~self._umask)
             self._put(found, inode)
         elif exclusive:
             fail(errno.EEXIST)
@@ -227,10 +231,10 @@ class Model:
         _resize(inode, size)
 
     def mkdir(self, path: str, mode: int) -> None:
-        self._make(path, _Inode("directory", mode & ~self._umask))
+        self._make(path, Inode("directory", mode & ~self._umask))
 
     def symlink(self, target: str, path: str) -> None:
-        self._make(path, _Inode("symlink", 0o777, target=target))
+        self._make(path, Inode("symlink", 0o777, target=target))
 
     def rmdir(self, path: str) -> None:
         found = self._walk(path, follow=False)
@@ -335,11 +339,32 @@ class Model:
     def listxattr(self, path: str) -> list[str]:
         return sorted(self._at(path).xattrs)
 
+    def find(self, path: str) -> Inode | None:
+        """Return what has the name, a symbolic link not followed."""
+        try:
+            return self._walk(path, follow=False).inode
+        except OSError:
+            return None
+
+    def held(self, slot: int) -> Inode | None:
+        """Return what is open in ``slot``."""
+        opened = self._slots.get(slot)
+        return opened.inode if opened is not None else None
+
+    def adopt(self, path: str, content: bytes | None) -> None:
+        """Let the file ``path`` have another content, or let it be gone: what a failure leaves of it."""
+        found = self._walk(path, follow=False)
+        assert found.inode is not None
+        if content is None:
+            self._take(found)
+        else:
+            found.inode.data[:] = content
+
     def kinds(self) -> dict[str, str]:
         """Return what every path is, symbolic links not followed; for who draws the next step."""
         found: dict[str, str] = {}
 
-        def visit(above: str, directory: _Inode) -> None:
+        def visit(above: str, directory: Inode) -> None:
             for name, inode in directory.children.items():
                 found[above + name] = inode.kind
                 visit(f"{above}{name}/", inode)
@@ -354,7 +379,7 @@ class Model:
     def tree(self) -> dict[str, Node]:
         found: dict[str, Node] = {}
 
-        def visit(above: str, directory: _Inode) -> None:
+        def visit(above: str, directory: Inode) -> None:
             for name, inode in directory.children.items():
                 content = os.fsencode(inode.target) if inode.kind == "symlink" else bytes(inode.data)
                 found[above + name] = Node(inode.facts(), content, tuple(sorted(inode.xattrs.items())))
@@ -382,7 +407,7 @@ class Model:
             else:
                 directory = inode
 
-    def _at(self, path: str, *, follow: bool = True) -> _Inode:
+    def _at(self, path: str, *, follow: bool = True) -> Inode:
         if not path:
             return self._root
         inode = self._walk(path, follow=follow).inode
@@ -390,13 +415,13 @@ class Model:
             fail(errno.ENOENT)
         return inode
 
-    def _make(self, path: str, inode: _Inode) -> None:
+    def _make(self, path: str, inode: Inode) -> None:
         found = self._walk(path, follow=False)
         if found.inode is not None:
             fail(errno.EEXIST)
         self._put(found, inode)
 
-    def _put(self, found: _Found, inode: _Inode) -> None:
+    def _put(self, found: _Found, inode: Inode) -> None:
         found.parent.children[found.name] = inode
         found.parent.mtime_ns = None
 
@@ -426,13 +451,13 @@ class Model:
         opened.inode.mtime_ns = None
 
 
-def _resize(inode: _Inode, size: int) -> None:
+def _resize(inode: Inode, size: int) -> None:
     del inode.data[size:]
     inode.data.extend(bytes(size - len(inode.data)))
     inode.mtime_ns = None
 
 
-def _contains(ancestor: _Inode, directory: _Inode) -> bool:
+def _contains(ancestor: Inode, directory: Inode) -> bool:
     return ancestor is directory or any(
         _contains(child, directory) for child in ancestor.children.values() if child.is_directory
     )

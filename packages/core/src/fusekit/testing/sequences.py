@@ -273,15 +273,15 @@ class Comparison:
         """
         wanted = answer(self._model, step)
         self._done.append(step)
-        if not self._alike(wanted, got):
+        if not alike(self._plan, wanted, got):
             raise Difference(self._done, list(self._told(wanted, got)))
-        return not (isinstance(wanted, str) and wanted in errno.errorcode.values())
+        return not failed(wanted)
 
     def _told(self, wanted: object, got: object) -> Iterator[str]:
         """Give the lines that tell what differs, of whole trees only the names that do."""
         if isinstance(wanted, dict) and isinstance(got, dict):
             for key in sorted(set(wanted) | set(got)):
-                if not self._alike(wanted.get(key), got.get(key)):
+                if not alike(self._plan, wanted.get(key), got.get(key)):
                     yield f"{key}:"
                     yield from self._told(wanted.get(key), got.get(key))
             return
@@ -293,20 +293,27 @@ class Comparison:
             where = next((at for at, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), "the end")
             yield f"  {len(wanted)} and {len(got)} bytes, the first that differs at {where}"
 
-    def _alike(self, wanted: object, got: object) -> bool:
-        if isinstance(wanted, Facts) and isinstance(got, Facts):
-            return all(
-                name in self._plan.ignore
-                or f"{wanted.kind}.{name}" in self._plan.ignore
-                or getattr(wanted, name) in {None, getattr(got, name)}
-                for name in ("kind", "size", "mode", "nlink", "mtime_ns")
-            )
-        if isinstance(wanted, Node) and isinstance(got, Node):
-            same = self._alike(wanted.facts, got.facts) and wanted.content == got.content
-            return same and ("xattrs" in self._plan.ignore or wanted.xattrs == got.xattrs)
-        if isinstance(wanted, dict) and isinstance(got, dict):
-            return wanted.keys() == got.keys() and all(self._alike(wanted[key], got[key]) for key in wanted)
-        return wanted == got
+
+def failed(answered: object) -> bool:
+    """Return whether an `answer` is the name of an error."""
+    return isinstance(answered, str) and answered in errno.errorcode.values()
+
+
+def alike(plan: Plan, wanted: object, got: object) -> bool:
+    """Return whether two answers are the same in all that ``plan`` compares; None in ``wanted`` facts is anything."""
+    if isinstance(wanted, Facts) and isinstance(got, Facts):
+        return all(
+            name in plan.ignore
+            or f"{wanted.kind}.{name}" in plan.ignore
+            or getattr(wanted, name) in {None, getattr(got, name)}
+            for name in ("kind", "size", "mode", "nlink", "mtime_ns")
+        )
+    if isinstance(wanted, Node) and isinstance(got, Node):
+        same = alike(plan, wanted.facts, got.facts) and wanted.content == got.content
+        return same and ("xattrs" in plan.ignore or wanted.xattrs == got.xattrs)
+    if isinstance(wanted, dict) and isinstance(got, dict):
+        return wanted.keys() == got.keys() and all(alike(plan, wanted[key], got[key]) for key in wanted)
+    return wanted == got
 
 
 def run(subject: Subject, given: Sequence[Step], plan: Plan | None = None, model: Model | None = None) -> int:

@@ -31,6 +31,11 @@ ATTEMPTS_AFTER_TIMEOUT: Final = 2
 WAIT_FIRST_S: Final = 0.2
 WAIT_MAX_S: Final = 10.0
 
+# A file that is safe in the journal is tried for ever, whatever the error: a right can come back, a quota be raised.
+# Up to five minutes lie between two attempts, so that what was refused a hundred times costs next to nothing.
+PATIENT_FIRST_S: Final = 1.0
+PATIENT_MAX_S: Final = 300.0
+
 # A read that was cut starts its count of attempts again only after progress that was worth a request: this much, or
 # this share of what was missing, whichever is less. The number of times is bounded where it was by the share, so that
 # the last bytes do not come one by one.
@@ -73,6 +78,20 @@ class RetryPolicy:
     def succeeded(self) -> None:
         """Give a little of the budget back."""
         self.budget = min(BUDGET_MAX, self.budget + BUDGET_REFUND)
+
+
+@attrs.define(eq=False)
+class Patience:
+    """Says when what nobody waits for is tried again: always, each time after a longer wait."""
+
+    _attempts: int = 0
+    _random: random.Random = attrs.field(factory=random.Random)
+
+    def wait_s(self, error: BackendError) -> float:
+        """Return the seconds to wait after one more attempt failed with ``error``."""
+        self._attempts += 1
+        ceiling = min(PATIENT_MAX_S, PATIENT_FIRST_S * 2.0 ** min(self._attempts - 1, 20))
+        return max(error.retry_after_s or 0.0, self._random.uniform(ceiling / 2, ceiling))
 
 
 @attrs.define(eq=False)

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from typing import Final
 
+import trio
+
 from fusekit.cache.metadata import Fact
-from fusekit.errors import NotFound, Stale
+from fusekit.errors import BackendError, NotFound, Stale
 from fusekit.journal.uploader import version_of
 from fusekit.types import Caller, Entry, Want
 from fusekit.vfs.attributes import Attr
+from fusekit.vfs.file import File
 from fusekit.vfs.files import Files
 from fusekit.vfs.handles import DirectoryHandle, HandleId, Handles
 from fusekit.vfs.places import Places
 from fusekit.vfs.shown import Shown
 from fusekit.vfs.tree import Tree
+from fusekit.vfs.uploads import UPLOADS_MAX
 from fusekit.vfs.walks import Walks
 
 # How many entries one call of `readdir` returns. The kernel's buffer holds two dozen with their attributes, or some
@@ -123,6 +127,19 @@ class Directories:
         """Return when the remote side has every change of names below the directory, and what was written there."""
         opened = self._handles.directory(handle)
         inodes = self._tree.inodes
-        for node in inodes:
-            if node.file is not None and node.file.unsent and not node.gone and inodes.below(node, opened.node):
-                await self._files.commits.commit(node.file, opened.caller)
+        places = trio.CapacityLimiter(UPLOADS_MAX)
+        failed: list[BackendError] = []
+
+        async def commit(file: File) -> None:
+            try:
+                async with places:
+                    await self._files.commits.commit(file, opened.caller)
+            except BackendError as error:
+                failed.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for node in inodes:
+                if node.file is not None and node.file.unsent and not node.gone and inodes.below(node, opened.node):
+                    nursery.start_soon(commit, node.file)
+        if failed:
+            raise failed[0]

@@ -6,6 +6,8 @@ Vfs layer, below `contents`, which changes it, and `commits`, which sends it.
 from __future__ import annotations
 
 import errno
+from collections import deque
+from collections.abc import Mapping
 
 import attrs
 import trio
@@ -15,6 +17,22 @@ from fusekit.errors import BackendError, NoSpace
 from fusekit.journal.staging import Staging
 from fusekit.types import Attributes, Caller, Entry
 from fusekit.vfs.inodes import Node
+
+
+@attrs.define(eq=False)
+class Frozen:
+    """A generation as it was frozen, and how many changes it includes.
+
+    ``unsure``: an attempt to send it ended so that nobody knows whether it arrived. ``note`` is what that attempt left.
+    """
+
+    staging: Staging
+    key: str
+    row: int
+    changes: int
+    attributes: Attributes
+    unsure: bool = False
+    note: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.define(eq=False)
@@ -31,6 +49,11 @@ class File:
     they were on their way. ``refused`` is why a write was not taken: until the next change, what
     is here is a torso, kept in the journal and never sent. ``finishing`` is set while the last handle's release commits.
     ``cached`` is the block cache's object of a version, held open.
+
+    Where a close only waits for the journal, ``acknowledged`` are the generations that it has and that are to be sent,
+    oldest first; all but the last are there because an attempt to send them may have succeeded. ``over`` is what
+    stands at the remote side under the name of a file that was never sent, and goes when it is; ``tried``: such a file
+    may be there all the same. ``trouble`` is why the last attempt in the background was none.
     """
 
     node: Node
@@ -55,6 +78,10 @@ class File:
     finishing: trio.Event | None = None
     changing: trio.Lock = attrs.field(factory=trio.Lock)
     cached: tuple[Entry, Object] | None = None
+    acknowledged: deque[Frozen] = attrs.field(factory=deque)
+    over: Entry | None = None
+    tried: bool = False
+    trouble: BackendError | None = None
 
     @property
     def local(self) -> bool:
@@ -64,7 +91,7 @@ class File:
     @property
     def unsent(self) -> bool:
         """Return whether there is something that the remote side is not known to have."""
-        return self.dirty or self.sending
+        return self.dirty or self.sending or bool(self.acknowledged)
 
     @property
     def size(self) -> int:
@@ -75,7 +102,8 @@ class File:
 
     def rows(self) -> set[int]:
         """Return all rows that the journal has for this file."""
-        return self.failed_rows | self.older_rows | ({self.row} if self.row is not None else set())
+        waiting = {frozen.row for frozen in self.acknowledged}
+        return self.failed_rows | self.older_rows | waiting | ({self.row} if self.row is not None else set())
 
     def as_entry(self, told: Entry | None) -> Entry:
         """Return the entry that a stat of the local content shows; ``told`` is what the remote side said last."""

@@ -15,7 +15,7 @@ import trio
 from fusekit import names
 from fusekit.cache.blocks import Blocks
 from fusekit.disk import Disk
-from fusekit.errors import BackendError, Invalid
+from fusekit.errors import BackendError, Invalid, NotFound
 from fusekit.journal.journal import Journal
 from fusekit.journal.kept import Moved
 from fusekit.settings import Settings
@@ -27,6 +27,7 @@ from fusekit.vfs.file import File
 from fusekit.vfs.inodes import Node
 from fusekit.vfs.tree import Tree
 from fusekit.vfs.turns import Turns
+from fusekit.vfs.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,11 @@ class Files:
     ) -> None:
         self._tree = tree
         self._journal = journal
+        self._calls = calls
         self.turns = Turns(tree.inodes)
         self.contents = Contents(tree, calls, blocks, journal, disk)
         self.commits = Commits(tree, self.contents, self.turns, calls, blocks, journal, settings)
+        self.uploads = Uploads(tree.inodes, self.commits, self.turns, settings, self.sent)
 
     # ---- handles -----------------------------------------------------------------------------------------------
 
@@ -66,6 +69,8 @@ class Files:
         node = file.node
         finishing = file.finishing = trio.Event()
         try:
+            if not self.commits.waits and await self._finish_here(file):
+                return
             # In a turn also where nothing is dirty: a rename may be sending this file, or have only just begun to.
             async with self.turns.take(node):
                 if file.handles == 0 and node.file is file:
@@ -75,6 +80,41 @@ class Files:
             if file.finishing is finishing:
                 file.finishing = None
 
+    async def _finish_here(self, file: File) -> bool:
+        """Have what is dirty in the journal, to be sent in the background; return whether there is anything to send."""
+        try:
+            await self.commits.acknowledge(file, file.caller)
+        except BackendError as error:
+            logger.error("%s: kept in the journal, and not to be sent: %s", self._tree.inodes.path(file.node), error)
+            await self._fall_back(file)
+        if file.handles or file.node.file is not file or not (file.acknowledged or file.sending):
+            return False
+        self.uploads.soon(file)
+        return True
+
+    async def _fall_back(self, file: File) -> None:
+        """Let a file that cannot be acknowledged be again what it was when it last could; what came since is kept."""
+        if file.handles or not file.acknowledged or not file.dirty:
+            return
+        rows = {row for row in (file.row,) if row is not None}
+        path, principal, directory = self._tree.inodes.path(file.node), file.caller.principal, self._directory(file)
+        self._resume(file)
+        await self._keep(rows, principal, path, directory)
+
+    def _resume(self, file: File) -> None:
+        """Make the last acknowledged generation the content of the file again."""
+        last = file.acknowledged[-1]
+        file.staging, file.row, file.key = last.staging, last.row, last.key
+        file.older_rows.discard(last.row)
+        file.dirty, file.filled, file.refused, file.failed = False, True, None, None
+        file.attributes, file.node.pages = last.attributes, None
+
+    async def sent(self, file: File) -> None:
+        """Close a file that was sent in the background, if it has no handles."""
+        async with self.turns.take(file.node):
+            if file.handles == 0 and file.node.file is file and not file.acknowledged and file.finishing is None:
+                await self._close(file)
+
     async def _finish(self, file: File) -> None:
         try:
             if file.dirty and (file.failed is None or file.failed_at != file.changes):
@@ -82,7 +122,9 @@ class Files:
         except BackendError as error:
             logger.error("%s: not sent, kept in the journal: %s", self._tree.inodes.path(file.node), error)
         finally:
-            if file.handles == 0:
+            if file.handles == 0 and file.acknowledged and not file.node.unlinked:
+                self.uploads.soon(file)
+            elif file.handles == 0:
                 await self._close(file)
 
     async def _close(self, file: File) -> None:
@@ -113,6 +155,13 @@ class Files:
             if not file.dirty:
                 return
             node, staging, path = file.node, file.staging, self._tree.inodes.path(file.node)
+            if file.acknowledged:
+                rows, unwanted = {row for row in (file.row,) if row is not None}, staging
+                self._resume(file)
+                if unwanted is not None:
+                    await unwanted.discard()
+                await self._drop(rows)
+                return
             kept = set() if failed else file.failed_rows
             rows, ours = file.rows() - kept, file.row not in kept
             node.pages = None
@@ -127,6 +176,27 @@ class Files:
                 await staging.discard()
             await self._drop(rows)
             await self._keep(kept, file.caller.principal, path, directory)
+
+    async def give_up(self, file: File) -> None:
+        """Forget what waits to be sent of a file without handles, by the user's word."""
+        async with self.turns.take(file.node):
+            node, staging, rows = file.node, file.staging, file.rows()
+            if file.handles or node.file is not file:
+                return
+            node.pages = None
+            file.acknowledged.clear()
+            file.staging = node.file = None
+            self.contents.let_go(file)
+            for parent, key in self._take_out(node):
+                if parent is not None:
+                    self._tree.changed(parent, key)
+                    self._tree.metadata.expire(parent.ino)
+            if file.entry is None:
+                self._tree.inodes.detach(node)
+            self._tree.release(node)
+            if staging is not None:
+                await staging.discard()
+            await self._drop(rows)
 
     def _directory(self, file: File) -> str | None:
         parent = self._tree.inodes.get(file.node.parent)
@@ -178,6 +248,17 @@ class Files:
         node.unlinked = True
         self._tree.inodes.detach(node)
 
+    async def there(self, directory: Node, node: Node, caller: Caller) -> Entry | None:
+        """Return what the remote side has under the name of a file that this mount never knew to be there."""
+        file = node.file
+        if file is None or file.entry is not None or (file.over is None and not file.tried):
+            return None
+        entry = await self._tree.entry(directory, caller)
+        try:
+            return (await self._calls.find(entry, node.name, None, caller)).within(entry)
+        except NotFound:
+            return None
+
     def _take_out(self, node: Node) -> list[tuple[Node | None, str]]:
         places = [place for place, other in self._tree.pending.items() if other is node]
         for place in places:
@@ -193,6 +274,7 @@ class Files:
         if file is not None and node.unlinked:
             rows, current = file.rows(), file.row
             file.row, file.failed_rows, file.older_rows = None, set(), set()
+            file.acknowledged.clear()
             self.commits.kept.forget(rows)
             with trio.CancelScope(shield=True):
                 if current is not None:
@@ -206,6 +288,11 @@ class Files:
             await self.commits.kept.replaced(caller.principal, path, by=by)
 
     async def moved(self, *moves: Moved) -> None:
-        """Let what the journal keeps follow the names that were renamed."""
+        """Let what the journal keeps, or is yet to send, follow the names that were renamed."""
         with trio.CancelScope(shield=True):
             await self.commits.kept.moved(*moves)
+            for node in self._tree.inodes:
+                if node.file is not None and node.file.acknowledged and not node.gone:
+                    path = self._tree.inodes.path(node)
+                    if any(path == move.new_path or path.startswith(f"{move.new_path}/") for move in moves):
+                        await self.commits.renamed(node.file)

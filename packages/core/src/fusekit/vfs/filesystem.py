@@ -12,8 +12,8 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import attrs
@@ -35,6 +35,7 @@ from fusekit.errors import (
     NotSupported,
     Stale,
 )
+from fusekit.journal import steps
 from fusekit.journal.journal import Journal
 from fusekit.journal.uploader import version_of
 from fusekit.metrics import Metrics
@@ -48,6 +49,7 @@ from fusekit.vfs.files import Files
 from fusekit.vfs.handles import FileHandle, HandleId, Handles
 from fusekit.vfs.inodes import ROOT, Node
 from fusekit.vfs.places import Places
+from fusekit.vfs.recovery import Recovery
 from fusekit.vfs.renames import Renames
 from fusekit.vfs.shown import Shown
 from fusekit.vfs.tree import Tree
@@ -96,13 +98,23 @@ class Filesystem:
         self._shown = Shown(self.tree, settings)
         self._principals = calls.implements("fusekit_principal")
         self._places = Places(self.tree, calls, settings)
+        self.recovery = Recovery(self.tree, self.files, calls, journal, disk)
         self._renames = Renames(self.tree, self.files, self._places, calls)
         self._xattrs = Xattrs(self.tree, self.files, self._places, calls, blocks)
         self.directories = Directories(self.tree, self.files, self.handles, self._places, self._shown)
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Own what goes on beside the operations, from before the first of them until after the last."""
-        return self.tree.listings.running()
+        return self._running()
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        async with self.tree.listings.running(), self.files.uploads.running():
+            yield
+
+    async def recover(self, caller: Caller) -> None:
+        """Go on with what an earlier run left in the journal; what it cannot go on with is kept."""
+        await self.files.uploads.spawn(self.recovery.begin, caller)
 
     async def caller(self, uid: int, gid: int, pid: int) -> Caller:
         """Return who asks, with the name under which the backend knows them.
@@ -236,7 +248,8 @@ class Filesystem:
         if kind is Kind.FILE:
             opened, attr = await self.create(parent, name, mode, os.O_WRONLY, caller)
             try:
-                await self.fsync(opened.handle)  # nobody closes it who could be told later
+                # Nobody closes it who could be told later; what only waits for the journal tells no more then either.
+                await (self.fsync(opened.handle) if self.files.commits.waits else self.flush(opened.handle))
             except BaseException:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + ABANDON_S):
                     await self.abandon(opened.handle, failed=True)
@@ -410,6 +423,10 @@ class Filesystem:
         opened = self.handles.file(handle)
         if opened.writes:
             await self.files.commits.flush(opened.file, opened.caller)
+            if (
+                opened.file.filled and opened.file.acknowledged
+            ):  # an empty one waits for what comes, or for the last close
+                self.files.uploads.soon(opened.file)
 
     async def fsync(self, handle: int) -> None:
         """Return when the remote side has what was written."""
@@ -445,7 +462,7 @@ class Filesystem:
         return any(other.file.node is node and other.writes for _, other in self.handles.files())
 
     async def send_all(self) -> None:
-        """Send what is dirty, of every open file; failures are logged and kept in the journal."""
+        """Send what is dirty, of every open file, and what waits; failures are logged and kept in the journal."""
         for _, opened in self.handles.files():
             try:
                 await self.files.commits.commit(opened.file, opened.caller)
@@ -453,6 +470,7 @@ class Filesystem:
                 logger.error("%s: not sent: %s", self.tree.inodes.path(opened.file.node), error)
             except Exception:
                 logger.exception("%s: not sent", self.tree.inodes.path(opened.file.node))
+        await self.files.uploads.drain()
 
     async def drain(self) -> None:
         """Release every handle that is still open: the kernel is gone and will not."""
@@ -461,9 +479,26 @@ class Filesystem:
                 await self.release(number)
             except Exception:  # the other files must have their turn
                 logger.exception("%s: not closed in order", self.tree.inodes.path(opened.file.node))
+        await self.files.uploads.drain()
         for node in self.tree.inodes:
-            if node.file is not None and node.file.handles == 0:  # nobody waited for the end of its release
+            if (
+                node.file is not None and node.file.handles == 0 and not node.file.acknowledged
+            ):  # nobody waited for the end of its release
                 await self.files.finish(node.file)
+
+    async def flush_below(self, path: str, caller: Caller, *, wait: bool) -> None:
+        """Hurry what was closed and waits at or below ``path``; ``wait`` returns when it is sent, or cannot be for now."""
+        node = self.tree.inodes.root
+        for name in (part for part in path.split("/") if part):
+            node = await self.files.find(node, name, caller)
+        if wait:
+            await self.files.uploads.drain(node)
+        else:
+            self.files.uploads.hurry_below(node)
+
+    def refuse_writers(self) -> None:
+        """Let nobody begin to write any more: the mount is ending. Who has a file open goes on."""
+        self._places.ending = True
 
     def unsent(self) -> list[str]:
         """Return the paths of files with content that the remote side is not known to have."""
@@ -568,6 +603,10 @@ class Filesystem:
             if self._writers(node):
                 return
             try:
+                if not self.files.commits.waits:
+                    await self.files.commits.acknowledge(file, caller)
+                    self.files.uploads.soon(file)
+                    return
                 await self.files.commits.commit(file, caller)
             except BackendError:
                 if failed_before is None and not self._writers(node):
@@ -581,7 +620,7 @@ class Filesystem:
         file = node.file
         if file is not None and (file.local or node.gone):
             file.attributes = changes.over(file.attributes)
-            if node.gone or file.dirty:
+            if node.gone or file.dirty or await self._sent_with(node, file, changes):
                 return
         parent = self.tree.node(node.parent)
         if self._places.around(node, caller).has("fusekit_setattr"):
@@ -604,6 +643,20 @@ class Filesystem:
             fact = await self.tree.refresh(node, caller)
             older = node.kept[1] if node.kept is not None and node.kept[0] == token(fact.entry) else Attributes()
             node.kept = (token(fact.entry), changes.over(older))
+
+    async def _sent_with(self, node: Node, file: File, changes: Attributes) -> bool:
+        """Let ``changes`` go with content that waits to be sent; return whether there is any."""
+        if not file.acknowledged:
+            return False
+        async with self.files.turns.take(node):
+            if file.dirty:
+                return True
+            if not file.acknowledged:
+                return False
+            last = file.acknowledged[-1]
+            last.attributes = changes.over(last.attributes)
+            await self.files.commits.store_with(last)
+            return True
 
     async def _store_attributes(self, node: Node, parent: Node, changes: Attributes, caller: Caller) -> None:
         entry = await self.tree.entry(node, caller)
@@ -659,11 +712,16 @@ class Filesystem:
         entry = await self._places.to_remove(directory, caller)
         path = f"{self.tree.inodes.path(directory).rstrip('/')}/{name}"
         if node.file is not None and node.file.entry is None:
+            if (there := await self.files.there(directory, node, caller)) is not None:
+                await self._calls.remove(entry, there, caller)
+                steps.reached("name-changed")
+                self.tree.gone_below(directory, name, caller)
             self.files.withdraw(node)
         else:
             if node.links is None or len(node.links) < 2:
                 await self.files.outlive(node, caller)
             await self._calls.remove(entry, await self.tree.entry_at(directory, name, node, caller), caller)
+            steps.reached("name-changed")
             self.tree.disappeared(directory, name, node, caller)
         await self.files.removed(node, path, caller)
         self.tree.release(node)

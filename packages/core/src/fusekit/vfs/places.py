@@ -28,6 +28,7 @@ class Places:
         self._tree = tree
         self._calls = calls
         self._read_only = settings.write is Write.OFF
+        self.ending = False
         self._access = calls.implements("fusekit_access")
 
     async def to_make(
@@ -72,6 +73,8 @@ class Places:
         """Raise on a read-only mount."""
         if self._read_only:
             raise ReadOnly("mounted read-only")
+        if self.ending:
+            raise ReadOnly("the mount is ending")
 
     def must_have(self, capabilities: Capabilities, hook: str, missing: int = errno.EPERM) -> None:
         """Raise for a hook that is absent here: EROFS where nothing can be changed, else the number ``missing``."""

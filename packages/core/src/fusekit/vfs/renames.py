@@ -10,8 +10,10 @@ import errno
 from typing import Final
 
 import attrs
+import trio
 
-from fusekit.errors import Exists, Invalid, IsDirectory, NotDirectory, NotFound, NotSupported
+from fusekit.errors import Exists, Invalid, IsDirectory, NotDirectory, NotEmpty, NotFound, NotSupported
+from fusekit.journal import steps
 from fusekit.journal.kept import Moved
 from fusekit.journal.uploader import version_of
 from fusekit.transfer.calls import Calls
@@ -91,6 +93,8 @@ class Renames:
             raise IsDirectory(f"{move.new_name!r} is a directory")
         elif replaced.kind is not Kind.DIRECTORY and node.kind is Kind.DIRECTORY:
             raise NotDirectory(f"{move.new_name!r} is not a directory")
+        elif any(directory == replaced.ino for directory, _ in self._tree.pending):
+            raise NotEmpty(f"{move.new_name!r} has files in it that are being written")  # which only this side knows
 
     async def _move(self, move: _Move, caller: Caller) -> None:
         node, replaced = move.node, move.replaced
@@ -103,20 +107,28 @@ class Renames:
                     await self._files.commits.commit_in_turn(unsent.file, caller)
         elif replaced is not None:
             await self._files.outlive(replaced, caller)
+        waits = self._files.commits.waits
+        if node.file is not None and node.file.entry is None and node.file.tried:
+            # It may be there under the name that it had: then it is renamed like any other.
+            await self._files.commits.commit_in_turn(node.file, caller)
         if node.file is not None and node.file.entry is None:
-            await self._move_unsent(move, caller)
+            await (self._move_unsent(move, caller) if waits else self._move_here(move, caller))
             return
         entry = await self._tree.entry_at(move.old, move.name, node, caller)
         over = None
-        if replaced is not None and not _never_sent(replaced):
-            over = await self._tree.entry_at(move.new, move.new_name, replaced, caller)
+        never = False
+        if replaced is not None:
+            never = _never_sent(replaced)
+            at = self._files.there(move.new, replaced, caller) if never else None
+            over = await (at or self._tree.entry_at(move.new, move.new_name, replaced, caller))
         path, new_path = self._path(move.old, move.name), self._path(move.new, move.new_name)
         moved = await self._calls.rename(entry, source, target, move.new_name, over, move.exchange, caller)
+        steps.reached("name-changed")
         # Nothing was taken from what is replaced before the remote side had agreed.
-        if replaced is not None and over is None:
+        if replaced is not None and never:
             self._files.withdraw(replaced)
         self._carry_over(node, moved, caller)
-        gone = replaced if over is not None else None
+        gone = None if never else replaced
         self._tree.renamed(node, move.old, move.name, move.new, move.new_name, gone, move.exchange, moved, caller)
         if node.file is not None:
             node.file.entry = moved.within(target)
@@ -144,6 +156,44 @@ class Renames:
         before, after = version_of(fact.entry), version_of(moved)
         node.told = after if node.told == before else node.told
         node.pages = after if node.pages == before else node.pages
+
+    async def _move_here(self, move: _Move, caller: Caller) -> None:
+        """Give a file its new name before it was ever sent, where that only waits for the journal."""
+        tree, node, replaced = self._tree, move.node, move.replaced
+        file = node.file
+        assert file is not None
+        await self._files.commits.acknowledge(file, caller)
+        over = None
+        if replaced is not None and not _never_sent(replaced):
+            over = await tree.entry_at(move.new, move.new_name, replaced, caller)
+        elif replaced is not None:
+            over = await self._files.there(move.new, replaced, caller)
+        if (there := await self._files.there(move.old, node, caller)) is not None:
+            # What it was to replace under the name that it had is gone with that name.
+            await self._calls.remove(await tree.entry(move.old, caller), there, caller)
+            tree.gone_below(move.old, move.name, caller)
+        if replaced is not None and _never_sent(replaced):
+            self._files.withdraw(replaced)
+        elif replaced is not None:
+            tree.disappeared(move.new, move.new_name, replaced, caller)
+        key = tree.key(tree.capabilities_of(move.old, caller), move.name)
+        new_key = tree.key(tree.capabilities_of(move.new, caller), move.new_name)
+        tree.sent(node)
+        tree.inodes.move(node, (move.old.ino, move.name), (move.new.ino, move.new_name))
+        tree.pending[move.new.ino, new_key] = node
+        tree.changed(move.old, key)
+        tree.changed(move.new, new_key)
+        file.over = over
+        with trio.CancelScope(shield=True):
+            await self._files.commits.renamed(file)
+        path, new_path = self._path(move.old, move.name), self._path(move.new, move.new_name)
+        if replaced is not None:
+            await self._files.removed(replaced, new_path, caller)
+            tree.release(replaced)
+        else:
+            await self._files.replaced(new_path, caller)
+        ref = (await tree.entry(move.new, caller)).ref
+        await self._files.moved(Moved(path, new_path, f"{ref}/{move.name}", f"{ref}/{move.new_name}", ref))
 
     async def _move_unsent(self, move: _Move, caller: Caller) -> None:
         """Give a file its new name before it was ever sent: it is sent there, over what the name held."""

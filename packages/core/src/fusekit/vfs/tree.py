@@ -545,6 +545,51 @@ class Tree:
         self.changed(parent, key)
         return node
 
+    def sent(self, node: Node) -> None:
+        """Take note that the name of ``node`` is at the remote side now, or nowhere."""
+        if self.pending.get((node.parent, node.name)) is node:  # nearly always
+            del self.pending[node.parent, node.name]
+        elif self.pending:
+            for place in [place for place, other in self.pending.items() if other is node]:
+                del self.pending[place]
+
+    def gone_below(self, parent: Node, name: str, caller: Caller) -> None:
+        """Take away what the remote side had under the name of a file that waits to be sent, and has no more."""
+        key = self.key(self.capabilities_of(parent, caller), name)
+        for view in self.metadata.views():
+            record = view.directories.get(parent.ino)
+            ino = record.names.pop(key, None) if record is not None else None
+            node = self.inodes.get(ino) if ino is not None else None
+            if node is not None and self.pending.get((parent.ino, key)) is not node:
+                self.inodes.unlink(node, parent, name)
+        self.changed(parent, key)
+
+    def doubt(self, parent: Node, name: str, caller: Caller) -> None:
+        """Believe nothing about ``name`` before it is asked for: somebody else has just changed it."""
+        key = self.key(self.capabilities_of(parent, caller), name)
+        for view in self.metadata.views():
+            if (record := view.directories.get(parent.ino)) is not None:
+                record.misses.pop(key, None)
+                record.listed_at = None
+                if (fact := view.facts.get(record.names.get(key, 0))) is not None:
+                    fact.at = float("-inf")
+
+    def stepped_aside(self, node: Node, parent: Node, name: str, caller: Caller) -> None:
+        """Give ``node`` the name ``name`` of its directory: its own is somebody else's now, and is asked for afresh."""
+        key = self.key(self.capabilities_of(parent, caller), node.name)
+        old = node.name
+        self.sent(node)
+        self.doubt(parent, old, caller)
+        for view in self.metadata.views():
+            record = view.directories.get(parent.ino)
+            if record is not None and record.names.get(key) == node.ino:
+                del record.names[key]
+            view.forget(node.ino)
+        self.inodes.move(node, (parent.ino, old), (parent.ino, name))
+        self.changed(parent, key)
+        if self.kernel is not None:
+            self.kernel.changed(parent.ino, old)
+
     def empty(self, node: Node, caller: Caller) -> None:
         """Take a directory that this mount just made as listed: it is known to hold nothing."""
         if not self.capabilities_of(node, caller).unlisted_names:

@@ -98,12 +98,16 @@ class Xattrs:
     async def _own(self, node: Node, caller: Caller) -> dict[str, bytes]:
         """Return what fusekit tells about a file: its state, address, version, cached bytes and last error."""
         file = node.file
-        told: dict[str, str] = {"fusekit.state": "committed"}
+        told: dict[str, str] = {"fusekit.state": "clean"}
         if file is not None and file.failed is not None:
             told["fusekit.state"] = "failed"
             told["fusekit.error"] = str(file.failed)
+        elif file is not None and file.trouble is not None:
+            told["fusekit.state"] = "failed"  # and tried again
+            told["fusekit.error"] = str(file.trouble)
         elif file is not None and file.local and not node.gone:
-            told["fusekit.state"] = "sending" if file.sending else "dirty"
+            waits = "dirty" if file.dirty or not file.acknowledged else "queued"
+            told["fusekit.state"] = "uploading" if file.sending else waits
         elif (error := self._files.commits.kept.reason(self._tree.inodes.path(node))) is not None:
             told["fusekit.error"] = error
         if (file is None or file.entry is not None) and not node.gone:

@@ -180,7 +180,7 @@ async def test_fusekits_own_attributes_are_there_and_not_listed(tmp_path: Path) 
     async with driven(tmp_path) as setup:
         attr = await setup.make("f", b"four")
         version = (await setup.there())["f"].version
-        expected = {"state": "committed", "ref": "/f", "version": version, "cached": "4/4"}
+        expected = {"state": "clean", "ref": "/f", "version": version, "cached": "4/4"}
         for name, value in expected.items():
             assert (await setup.fs.getxattr(attr.ino, f"user.fusekit.{name}", ME)).decode() == value
         assert await setup.fs.listxattr(attr.ino, ME) == []

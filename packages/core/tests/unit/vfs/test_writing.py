@@ -16,7 +16,7 @@ import trio.testing
 from fusekit.backends.memory import MemoryBackend
 from fusekit.cache.store import ObjectFile, Record
 from fusekit.disk import Disk
-from fusekit.errors import Denied, Exists, NotSupported, Stale, TimedOut
+from fusekit.errors import Denied, Exists, NotEmpty, NotSupported, Stale, TimedOut
 from fusekit.plugins.specs import hookimpl
 from fusekit.testing.driven import ME, Held, failing
 from fusekit.testing.driven import opened as driven
@@ -145,6 +145,7 @@ async def test_a_service_that_is_silent_ends_a_close_and_the_bytes_are_kept(
                 await trio.sleep_forever()
 
         setup.recorder.before = silent
+        autojump_clock.autojump_threshold = 0.1  # not while threads are at the disk
         began = trio.current_time()
         with pytest.raises(TimedOut):
             await setup.fs.flush(opened.handle)
@@ -321,3 +322,16 @@ async def test_who_may_not_write_is_told_before_a_byte_is_taken(tmp_path: Path) 
             with pytest.raises(Denied):
                 await attempt()
         assert setup.calls.keys() <= {"access", "stat", "list"}
+
+
+async def test_a_directory_with_nothing_but_unsent_files_is_not_replaced(tmp_path: Path) -> None:
+    async with driven(tmp_path) as setup:
+        await setup.fs.mkdir(ROOT, "a", 0o755, ME)
+        there = await setup.fs.mkdir(ROOT, "b", 0o755, ME)
+        opened, _ = await setup.fs.create(there.ino, "f", 0o644, os.O_WRONLY, ME)
+        await setup.fs.write(opened.handle, 0, b"abc")
+        with pytest.raises(NotEmpty):
+            await setup.fs.rename(ROOT, "a", ROOT, "b", 0, ME)
+        await setup.fs.flush(opened.handle)
+        await setup.fs.release(opened.handle)
+        assert (await setup.names()) == ["a", "b"]

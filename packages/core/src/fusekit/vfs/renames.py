@@ -114,6 +114,10 @@ class Renames:
         if node.file is not None and node.file.entry is None:
             await (self._move_unsent(move, caller) if waits else self._move_here(move, caller))
             return
+        for waiting in (node, replaced if move.exchange else None):
+            if waiting is not None and waiting.file is not None:
+                # A crash between the rename there and the rows here would leave them what they cannot find.
+                await self._files.commits.send_waiting(waiting.file, caller)
         entry = await self._tree.entry_at(move.old, move.name, node, caller)
         over = None
         never = False

@@ -22,8 +22,9 @@ rename, unlink, truncate    REMOTE             LOCAL
   *partial*. It is no older than the last one promised as REMOTE: anything older is *lost*.
 - **After the next mount has drained**, it is no older than the last state that was promised at all, or the journal has
   the bytes of such a state under that name.
-- A rename that was tried and not acknowledged has happened or not: its content is under one of the two names. What it
-  replaces, and what in ``async`` still waited to be sent, may then be a file beside it (a conflict): nobody said that it may go.
+- A rename that was tried and not acknowledged has happened or not: its content is under one of the two names. A content
+  that it replaces, or that an interrupted removal removes, and that in ``async`` still waited to be sent, may then be in
+  a file beside that name (a conflict): nobody was told that it is gone.
 - Where the power went as well (``power``), names that were acknowledged as LOCAL, by a rename or a removal, may be the ones
   before, as on a disk whose directory nobody synced; what a rename had replaced may come back as a file beside it (a
   conflict). Contents may not: what was renamed is under one of its names.
@@ -84,7 +85,7 @@ class Ledger:
         self._power = power
         self._states: dict[str, list[State]] = {}
         self._renames: list[_Rename] = []
-        self._replaced: set[str] = set()  # names over which a rename was tried, last of all and without an end
+        self._replaced: set[str] = set()  # names that were to be replaced or removed, last of all and without an end
         self._trying: dict[str, Any] | None = None
         self.acknowledged = 0
         self.failed = 0
@@ -125,7 +126,8 @@ class Ledger:
             acknowledged = False
         under_way, self._renames = self._renames, [one for one in self._renames if not effects.keys() & set(one.names)]
         self._replaced -= effects.keys()
-        self._replaced |= set() if acknowledged else {*moved}
+        if not acknowledged:
+            self._replaced |= {*effects} if tried["call"] == "unlink" else {*moved}
         before = {name: self._history(name) for name in {*effects, *moved.values()}}
         for name, digest in effects.items():
             promise = self._promised(tried, name) if acknowledged else Promise.NONE

@@ -151,6 +151,14 @@ def test_what_an_interrupted_rename_was_to_replace_may_be_beside_it() -> None:
     assert broken(made, {"b": "one", "a (conflict here now)": "one"}, {}) == ["partial a (conflict here now)"]
 
 
+def test_what_an_interrupted_removal_was_to_remove_may_be_beside_it() -> None:
+    calls: Sequence[Call] = [("close", {"b": "old"}, OK), ("unlink", {"b": None}, INTERRUPTED)]
+    for asynchronous, wrong in ((True, []), (False, ["partial b (conflict here now)"])):
+        made = told(calls, asynchronous=asynchronous)
+        assert broken(made, {"b (conflict here now)": "old"}, {}) == wrong
+        assert broken(made, {}, {}) == []
+
+
 def test_a_kill_alone_takes_no_rename() -> None:
     made = told(MOVED, asynchronous=True, moved=WAY)
     assert broken(made, {"c": "one"}, {}) == []

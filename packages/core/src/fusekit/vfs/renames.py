@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 import trio
 
-from fusekit.errors import Exists, Invalid, IsDirectory, NotDirectory, NotFound, NotSupported
+from fusekit.errors import Exists, Invalid, IsDirectory, NotDirectory, NotEmpty, NotFound, NotSupported
 from fusekit.journal import steps
 from fusekit.journal.kept import Moved
 from fusekit.journal.uploader import version_of
@@ -93,6 +93,8 @@ class Renames:
             raise IsDirectory(f"{move.new_name!r} is a directory")
         elif replaced.kind is not Kind.DIRECTORY and node.kind is Kind.DIRECTORY:
             raise NotDirectory(f"{move.new_name!r} is not a directory")
+        elif any(place[0] == replaced.ino for place in self._tree.pending):
+            raise NotEmpty(f"{move.new_name!r} has files in it that the remote side does not have yet")
 
     async def _move(self, move: _Move, caller: Caller) -> None:
         node, replaced = move.node, move.replaced

@@ -93,8 +93,8 @@ class Renames:
             raise IsDirectory(f"{move.new_name!r} is a directory")
         elif replaced.kind is not Kind.DIRECTORY and node.kind is Kind.DIRECTORY:
             raise NotDirectory(f"{move.new_name!r} is not a directory")
-        elif any(directory == replaced.ino for directory, _ in self._tree.pending):
-            raise NotEmpty(f"{move.new_name!r} has files in it that are being written")  # which only this side knows
+        elif any(place[0] == replaced.ino for place in self._tree.pending):
+            raise NotEmpty(f"{move.new_name!r} has files in it that the remote side does not have yet")
 
     async def _move(self, move: _Move, caller: Caller) -> None:
         node, replaced = move.node, move.replaced

@@ -1,8 +1,9 @@
 """What writing costs: many small files, one large one, a clone, and single saves, in requests and in seconds.
 
 ``python benchmarks/bench_write.py`` runs all of it three times and prints tables; ``--quick`` once with less data,
-``--only NAME`` one of them (repeatable), ``--json FILE`` keeps every run. Small files go to an emulated Databricks workspace, because there the
-protocol costs more than a bare PUT; the large file, over what that takes, goes to the server of `store`, as `curl -T` does.
+``--only NAME`` one of them (repeatable), ``--json FILE`` keeps every run. Small files go to an emulated Databricks
+workspace, because there the protocol costs more than a bare PUT; the large file, over what that takes, goes to the server
+of `store`, as that of `curl -T` does.
 """
 
 from __future__ import annotations

@@ -7,11 +7,12 @@ acknowledged, and what was lost or partial; the exit status is 1 where anything 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -31,18 +32,24 @@ def main() -> None:
     writes = options.write or WRITES
     rounds = [drawn(options.seed + number, services, writes) for number in range(options.rounds)]
     results: list[Result] = []
-    for result in _played(rounds, options.jobs, options.keep):
-        results.append(result)
-        for one in result.violations:
-            print(f"{one.kind}: {one.name}: {one.says}\n  again with: {result.round}", flush=True)
-        if len(results) % 20 == 0:
-            print(f"{len(results)} of {len(rounds)} rounds", file=sys.stderr, flush=True)
+    played = _played(rounds, options.jobs, options.keep)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(played):  # what was found until then is told
+        _follow(played, results, len(rounds))
     print("\n".join(summary(results)))
     if any(result.violations for result in results):
         sys.exit(1)
 
 
-def _played(rounds: Sequence[Round], jobs: int, keep: Path | None) -> Iterator[Result]:
+def _follow(played: Iterator[Result], results: list[Result], count: int) -> None:
+    for result in played:
+        results.append(result)
+        for one in result.violations:
+            print(f"{one.kind}: {one.name}: {one.says}\n  again with: {result.round}", flush=True)
+        if len(results) % 20 == 0:
+            print(f"{len(results)} of {count} rounds", file=sys.stderr, flush=True)
+
+
+def _played(rounds: Sequence[Round], jobs: int, keep: Path | None) -> Generator[Result, None, None]:
     def one(wanted: Round) -> Result:
         directory = Path(tempfile.mkdtemp(prefix=f"fusekit-crash-{wanted.seed}-", dir=keep))
         try:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fusekit.control.client import ask
+from fusekit.control.registry import endpoints, runtime_directory
 from fusekit.testing.cli_mount import cli_mount
 from fusekit.testing.programs import Mounted, Place, ProgramSuite, held
 
@@ -47,6 +49,31 @@ class TestLocal(ProgramSuite):
     def test_a_socket_and_a_fifo_join_processes(self, place: Place) -> None:
         assert place.sh("mkfifo pipe; (echo through > pipe) & cat pipe; wait; rm pipe") == "through\n"
         place.check({})
+
+
+@pytest.fixture(scope="module")
+def later(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
+    directory = tmp_path_factory.mktemp("later")
+    behind = directory / "behind"
+    behind.mkdir()
+    with cli_mount(f"local:{behind}", directory, "--write", "async") as there:
+
+        def look(path: str) -> dict[str, bytes | str | None]:
+            (one,) = endpoints(runtime_directory(there.environment), there.path)
+            told = ask(one, "flush", timeout_s=60, below="/", wait=True)
+            assert told is not None, "the mount runs"
+            assert told["left"] == []
+            return held(behind / path)
+
+        yield Mounted(there, look)
+
+
+class TestLater(ProgramSuite):
+    """The same where a close waits for this disk alone, and the service is looked at when what waits was flushed."""
+
+    @pytest.fixture
+    def mount(self, later: Mounted) -> Mounted:
+        return later
 
 
 def test_the_mount_is_gone_at_the_end_and_its_process_too(tmp_path: Path) -> None:

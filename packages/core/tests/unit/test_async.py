@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from fusekit.errors import BackendError, Denied, Exists, NotFound, Stale, Unavailable
+from fusekit.errors import BackendError, Denied, Exists, NotEmpty, NotFound, Stale, Unavailable
 from fusekit.journal.journal import State, boot_id
 from fusekit.settings import OnConflict, Write
 from fusekit.testing.driven import ME, Held, Setup, failing, opened
@@ -351,6 +351,17 @@ async def test_a_directory_with_a_file_that_waits_is_not_empty(setup: Setup) -> 
     await setup.fs.rmdir(ROOT, "d", ME)
     await drain(setup)
     assert await remote(setup) == {}
+
+
+async def test_no_directory_takes_the_place_of_one_with_a_file_that_waits(setup: Setup) -> None:
+    full, _ = await setup.fs.mkdir(ROOT, "full", 0o755, ME), await setup.fs.mkdir(ROOT, "empty", 0o755, ME)
+    await setup.make("f", b"x", parent=full.ino)
+    with pytest.raises(NotEmpty):
+        await setup.fs.rename(ROOT, "empty", ROOT, "full", 0, ME)
+    assert await setup.content("f", parent=full.ino) == b"x"
+    await setup.fs.rename(ROOT, "full", ROOT, "empty", 0, ME)
+    await drain(setup)
+    assert [name async for name in _paths(setup, "empty")] == ["f"]
 
 
 async def test_a_removed_file_that_is_open_stays_readable_and_is_never_sent(setup: Setup) -> None:

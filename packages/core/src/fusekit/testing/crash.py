@@ -170,6 +170,7 @@ class Mount:
             self._process = subprocess.Popen(
                 [*command, "--", self._source, str(self.path)],
                 env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[writing],
+                start_new_session=True,  # Ctrl-C is for who plays the rounds, who ends all of these in order
             )  # fmt: skip
         os.close(writing)
         with open(reading, "rb") as pipe:
@@ -327,7 +328,10 @@ def _told_until_killed(mount: Mount, wanted: Round, disk: LossyDisk | None) -> t
 def _writing(root: Path, seed: str) -> Iterator[subprocess.Popen[bytes]]:
     wanted = json.dumps({"root": str(root), "seed": seed, "operations": OPERATIONS_MAX})
     with subprocess.Popen(
-        [sys.executable, "-I", crash_writer.__file__, wanted], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        [sys.executable, "-I", crash_writer.__file__, wanted],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     ) as program:
         try:
             yield program

@@ -302,7 +302,9 @@ def lossy_disk(directory: Path, fails_at: int, seed: int) -> Iterator[LossyDisk]
     """Mount one on ``directory``, made if need be."""
     directory.mkdir(exist_ok=True)
     command = [sys.executable, "-P", "-m", "fusekit.testing.lossy_disk", str(directory), str(fails_at), str(seed)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
+    ) as process:
         try:
             disk = LossyDisk(directory, process)
             if disk.output.readline().strip() != "ready":

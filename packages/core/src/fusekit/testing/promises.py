@@ -22,9 +22,12 @@ rename, unlink, truncate    REMOTE             LOCAL
   *partial*. It is no older than the last one promised as REMOTE: anything older is *lost*.
 - **After the next mount has drained**, it is no older than the last state that was promised at all, or the journal has
   the bytes of such a state under that name.
-- A rename that was tried and not acknowledged has happened or not: its content is under one of the two names.
+- A rename that was tried and not acknowledged has happened or not: its content is under one of the two names. A content
+  that it replaces, or that an interrupted removal removes, and that in ``async`` still waited to be sent, may then be in
+  a file beside that name (a conflict): nobody was told that it is gone.
 - Where the power went as well (``power``), names that were acknowledged as LOCAL, by a rename or a removal, may be the ones
-  before, as on a disk whose directory nobody synced. Contents may not: what was renamed is under one of its names.
+  before, as on a disk whose directory nobody synced; what a rename had replaced may come back as a file beside it (a
+  conflict). Contents may not: what was renamed is under one of its names.
 
 A rename brings the older states of the content along: where the service learns of it first, it may show those under
 the new name for a while. An operation that failed, or that the kill interrupted, is in the history without a promise.
@@ -82,6 +85,7 @@ class Ledger:
         self._power = power
         self._states: dict[str, list[State]] = {}
         self._renames: list[_Rename] = []
+        self._replaced: set[str] = set()  # names that were to be replaced or removed, last of all and without an end
         self._trying: dict[str, Any] | None = None
         self.acknowledged = 0
         self.failed = 0
@@ -121,6 +125,9 @@ class Ledger:
         if self._power and self._asynchronous and tried["call"] in {"rename", "unlink"}:
             acknowledged = False
         under_way, self._renames = self._renames, [one for one in self._renames if not effects.keys() & set(one.names)]
+        self._replaced -= effects.keys()
+        if not acknowledged:
+            self._replaced |= {*effects} if tried["call"] == "unlink" else {*moved}
         before = {name: self._history(name) for name in {*effects, *moved.values()}}
         for name, digest in effects.items():
             promise = self._promised(tried, name) if acknowledged else Promise.NONE
@@ -165,6 +172,10 @@ class Ledger:
                 where = "" if kept is None else ", and the journal has none of them"
                 yield Violation("lost", name, f"the service has {_named(found)}; {told}{where}")
         for name in remote.keys() - self._states.keys():
+            replaced = _without_conflict(name)
+            unsure = self._asynchronous and (self._power or replaced in self._replaced)
+            if unsure and remote[name] in self.digests(replaced):
+                continue  # what a rename had replaced came back with the row, and is beside what replaced it
             yield Violation("partial", name, "nobody made this name")
         yield from self._lost_on_the_way(remote, kept)
 
@@ -185,6 +196,11 @@ def ledger(lines: Iterable[str | bytes], *, asynchronous: bool, power: bool = Fa
         found.take(line)
     found.finish()
     return found
+
+
+def _without_conflict(name: str) -> str:
+    """Return the name beside which ``name`` is a second version, "" where it is none."""
+    return name.partition(" (conflict ")[0] if name.endswith(")") and " (conflict " in name else ""
 
 
 def _named(digest: str | None) -> str:

@@ -100,8 +100,7 @@ class Commits:
             return
         if not self.waits:
             await self.acknowledge(file, caller)
-        while file.acknowledged:
-            await self.send_next(file, caller)
+        await self.send_waiting(file, caller)
         if not file.dirty:
             return
         node, changes, row = file.node, file.changes, file.row
@@ -204,6 +203,11 @@ class Commits:
         steps.reached("remote-committed")
         file.trouble = None
         await self._committed(file, frozen, parent, directory, entry, caller)
+
+    async def send_waiting(self, file: File, caller: Caller) -> None:
+        """Send what the journal has of ``file``, and nothing that was not flushed; hold a turn at the inode."""
+        while file.acknowledged:
+            await self.send_next(file, caller)
 
     async def renamed(self, file: File) -> None:
         """Note the name that the generations which wait belong to now, and what they are to replace there."""

@@ -93,8 +93,8 @@ class Renames:
             raise IsDirectory(f"{move.new_name!r} is a directory")
         elif replaced.kind is not Kind.DIRECTORY and node.kind is Kind.DIRECTORY:
             raise NotDirectory(f"{move.new_name!r} is not a directory")
-        elif any(directory == replaced.ino for directory, _ in self._tree.pending):
-            raise NotEmpty(f"{move.new_name!r} has files in it that are being written")  # which only this side knows
+        elif any(place[0] == replaced.ino for place in self._tree.pending):
+            raise NotEmpty(f"{move.new_name!r} has files in it that the remote side does not have yet")
 
     async def _move(self, move: _Move, caller: Caller) -> None:
         node, replaced = move.node, move.replaced
@@ -114,6 +114,10 @@ class Renames:
         if node.file is not None and node.file.entry is None:
             await (self._move_unsent(move, caller) if waits else self._move_here(move, caller))
             return
+        for waiting in (node, replaced if move.exchange else None):
+            if waiting is not None and waiting.file is not None:
+                # A crash between the rename there and the rows here would leave them what they cannot find.
+                await self._files.commits.send_waiting(waiting.file, caller)
         entry = await self._tree.entry_at(move.old, move.name, node, caller)
         over = None
         never = False

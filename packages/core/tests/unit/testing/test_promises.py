@@ -135,6 +135,30 @@ def test_the_power_may_take_renames_and_not_the_content(name: str) -> None:
     assert broken(made, {}, {}) == ["lost a"]
 
 
+def test_what_a_rename_had_replaced_may_come_back_beside_it_with_the_power() -> None:
+    calls: Sequence[Call] = [("close", {"b": "old"}, OK), *MOVED[:2]]
+    there = {"b": "one", "b (conflict here now)": "old"}
+    assert broken(told(calls, asynchronous=True, power=True, moved=WAY), there, {}) == []
+    assert broken(told(calls, asynchronous=True, moved=WAY), there, {}) == ["partial b (conflict here now)"]
+    there["b (conflict here now)"] = "half of old"
+    assert len(broken(told(calls, asynchronous=True, power=True, moved=WAY), there, {})) == 1
+
+
+def test_what_an_interrupted_rename_was_to_replace_may_be_beside_it() -> None:
+    calls: Sequence[Call] = [("close", {"b": "old"}, OK), MOVED[0], ("rename", {"b": "one", "a": None}, INTERRUPTED)]
+    made = told(calls, asynchronous=True, moved=WAY)
+    assert broken(made, {"b": "one", "b (conflict here now)": "old"}, {}) == []
+    assert broken(made, {"b": "one", "a (conflict here now)": "one"}, {}) == ["partial a (conflict here now)"]
+
+
+def test_what_an_interrupted_removal_was_to_remove_may_be_beside_it() -> None:
+    calls: Sequence[Call] = [("close", {"b": "old"}, OK), ("unlink", {"b": None}, INTERRUPTED)]
+    for asynchronous, wrong in ((True, []), (False, ["partial b (conflict here now)"])):
+        made = told(calls, asynchronous=asynchronous)
+        assert broken(made, {"b (conflict here now)": "old"}, {}) == wrong
+        assert broken(made, {}, {}) == []
+
+
 def test_a_kill_alone_takes_no_rename() -> None:
     made = told(MOVED, asynchronous=True, moved=WAY)
     assert broken(made, {"c": "one"}, {}) == []

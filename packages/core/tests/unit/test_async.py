@@ -225,6 +225,16 @@ async def test_attributes_set_after_the_close_go_with_the_content(setup: Setup) 
     assert (attr.mode & 0o777, attr.mtime_ns) == (0o600, 10**18)
 
 
+async def test_the_time_of_a_directory_is_set_after_what_waits_in_it_was_sent(setup: Setup) -> None:
+    inside = await setup.fs.mkdir(ROOT, "d", 0o755, ME)
+    await setup.make("f", b"x", parent=inside.ino)
+    await setup.make("beside", b"x")
+    await setup.fs.setattr(inside.ino, Changes(attributes=Attributes(mtime_ns=10**18)), None, ME)
+    assert setup.fs.unsent() == ["/beside"]
+    await drain(setup)
+    assert (await setup.fs.getattr(inside.ino, ME)).mtime_ns == 10**18
+
+
 async def test_a_truncate_by_path_waits_for_the_journal_alone(setup: Setup) -> None:
     await setup.remotely("f", b"0123456789")
     attr = await setup.fs.lookup(ROOT, "f", ME)

@@ -622,6 +622,10 @@ class Filesystem:
             file.attributes = changes.over(file.attributes)
             if node.gone or file.dirty or await self._sent_with(node, file, changes):
                 return
+        if node.kind is Kind.DIRECTORY and changes.mtime_ns is not None:
+            # Each file that arrives in it moves the time on: what waits goes first, as long as somebody would wait.
+            with trio.move_on_after(self._settings.metadata_timeout_s):
+                await self.files.uploads.drain(node)
         parent = self.tree.node(node.parent)
         if self._places.around(node, caller).has("fusekit_setattr"):
             async with self.files.turns.take(node):

@@ -64,6 +64,8 @@ def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
         ConfigError: ``ca_file`` cannot be read or holds no certificate.
     """
     context = ssl.create_default_context()
+    # Some versions of Python take an end without a farewell for one with it, and so anybody on the way could cut a body.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     if not _has_store():
         context.load_verify_locations(certifi.where())
     if ca_file is not None:
